@@ -1,0 +1,104 @@
+"""Pipelines: which handler takes which message.
+
+>>> import msgspec
+>>> class Ping(msgspec.Struct, tag_field="type", tag="ping"):
+...     n: int
+>>> pipeline = Pipeline("pings", outputs=["pongs"])
+>>> @pipeline.handler("pings")
+... def ping(event: Ping) -> None: ...
+>>> handler, event = pipeline.routes["pings"].decode(b'{"type": "ping", "n": 1}')
+>>> handler.name, event.n
+('ping', 1)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, TypeVar
+
+from sqlalchemy import MetaData
+
+from processor.binding import Handler, bind, bind_batch
+from processor.errors import PipelineError
+from processor.message import Topic
+from processor.routing import Route, Unknown
+
+F = TypeVar("F", bound=Callable[..., Any])
+Isolation = Literal["read committed", "repeatable read", "serializable"]
+
+
+class Pipeline:
+    """Handlers by topic and type, and what they may write to.
+
+    :param name: also the consumer group, unless ``group_id`` is configured.
+    :param outputs: the topics that handlers may produce to; others halt the partition.
+    :param tables: the SQLAlchemy metadata of the tables that handlers write; ``processor check``
+        compares it with the database.
+    :param unknown: what becomes of a message whose type no handler takes.
+    :param isolation: the isolation level of the Postgres transaction.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        outputs: Sequence[str | Topic] = (),
+        tables: MetaData | None = None,
+        unknown: Unknown = "dead-letter",
+        isolation: Isolation = "read committed",
+    ) -> None:
+        if not name:
+            raise PipelineError("a pipeline needs a name")
+        self.name = name
+        self.outputs = {topic.name: topic for topic in map(Topic.of, outputs)}
+        self.tables = tables
+        self.isolation = isolation
+        self.routes: dict[str, Route] = {}
+        self._unknown: Unknown = unknown
+
+    def handler(self, topic: str | Topic, *, max_attempts: int = 3) -> Callable[[F], F]:
+        """Register a function for the messages of a topic that have its event's type.
+
+        Its parameters are bound by annotation: the decoded event, :class:`Message`,
+        :class:`Transaction`, in any order, each at most once.
+
+        :param max_attempts: how often a message is tried before it is dead-lettered.
+        :raises PipelineError: for a signature that cannot be bound, or a type taken twice.
+        """
+
+        def register(function: F) -> F:
+            self._route(topic).add(bind(function, max_attempts))
+            return function
+
+        return register
+
+    def batch_handler(self, topic: str | Topic, *, max_attempts: int = 3) -> Callable[[F], F]:
+        """Register a function that gets one partition's messages together, in offset order.
+
+        Its parameters are ``Sequence[Message[T]]`` and, if wanted, :class:`Transaction`.
+        """
+
+        def register(function: F) -> F:
+            self._route(topic).add(bind_batch(function, max_attempts))
+            return function
+
+        return register
+
+    @property
+    def handlers(self) -> list[Handler]:
+        """All handlers, in the order of their registration by topic."""
+        return [handler for route in self.routes.values() for handler in route.handlers]
+
+    def validate(self) -> None:
+        """:raises PipelineError: when there is no handler at all."""
+        if not self.routes:
+            raise PipelineError(f"pipeline {self.name!r} has no handler; add @pipeline.handler")
+
+    def _route(self, topic: str | Topic) -> Route:
+        declared = Topic.of(topic)
+        route = self.routes.get(declared.name)
+        if route is None:
+            route = self.routes[declared.name] = Route(declared, self._unknown)
+        elif isinstance(topic, Topic) and topic.codec is not route.topic.codec:
+            raise PipelineError(f"topic {declared.name!r} is declared with two codecs")
+        return route

@@ -1,0 +1,148 @@
+"""The handler's side of the one Postgres transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any, Protocol
+
+from sqlalchemy import Executable, Table
+
+from processor.errors import PipelineError
+from processor.writes import CopyWrite, Operation, UpsertWrite, WriteBuffer, check_columns
+
+Row = tuple[Any, ...]
+Statement = str | Executable
+Parameters = Mapping[str, Any] | Sequence[Any] | None
+
+
+class Session(Protocol):
+    """What the engine gives a transaction to write through (the open Postgres transaction)."""
+
+    def copy(self, write: CopyWrite) -> None: ...
+
+    def upsert(self, write: UpsertWrite) -> None: ...
+
+    def execute(self, statement: Statement, parameters: Parameters) -> int: ...
+
+    def fetch_one(self, statement: Statement, parameters: Parameters) -> Row | None: ...
+
+    def fetch_all(self, statement: Statement, parameters: Parameters) -> list[Row]: ...
+
+
+class Transaction:
+    """Writes that take effect together with the message's outputs and offset, or not at all.
+
+    ``insert`` and ``upsert`` are buffered and flushed in bulk, in foreign-key order, rows sorted
+    by key. ``execute``, ``fetch_one`` and ``fetch_all`` go to Postgres at once, after a flush;
+    with them two workers can deadlock: the batch is then run again.
+    """
+
+    __slots__ = ("_session", "_writes")
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._writes = WriteBuffer()
+
+    def insert(self, table: Table, row: Mapping[str, Any]) -> None:
+        """Insert a row (by COPY, with the others of this batch).
+
+        >>> tx.insert(purchases, {"id": 7, "amount": 5})        # doctest: +SKIP
+
+        :raises PipelineError: for a column that the table does not have.
+        """
+        self._writes.insert(table, row)
+
+    def upsert(
+        self,
+        table: Table,
+        row: Mapping[str, Any],
+        *,
+        key: Sequence[str] = (),
+        add: Sequence[str] = (),
+        max: Sequence[str] = (),
+        min: Sequence[str] = (),
+        set: Sequence[str] | None = None,
+    ) -> None:
+        """Insert a row or change the one with the same key.
+
+        :param key: columns with a unique constraint; the primary key unless given.
+        :param add: columns that are added to what is there (NULL counts as 0).
+        :param max: columns that keep the larger value.
+        :param min: columns that keep the smaller value.
+        :param set: columns that are overwritten; all others of the row unless given.
+        :raises PipelineError: for a column that the table or the row does not have.
+
+        >>> tx.upsert(users, {"id": 7, "views": 1}, add=["views"])     # doctest: +SKIP
+        """
+        overwritten = None if set is None else tuple(set)
+        keys, operations = _plan(
+            table, tuple(row), tuple(key), tuple(add), tuple(max), tuple(min), overwritten
+        )
+        self._writes.upsert(table, row, key=keys, operations=operations)
+
+    def execute(self, statement: Statement, parameters: Parameters = None) -> int:
+        """Run a statement now; returns the number of rows it touched.
+
+        Text uses psycopg's placeholders (``%s`` or ``%(name)s``); SQLAlchemy statements are
+        compiled.
+        """
+        self.flush()
+        return self._session.execute(statement, parameters)
+
+    def fetch_one(self, statement: Statement, parameters: Parameters = None) -> Row | None:
+        """Run a query now and return its first row, or None."""
+        self.flush()
+        return self._session.fetch_one(statement, parameters)
+
+    def fetch_all(self, statement: Statement, parameters: Parameters = None) -> list[Row]:
+        """Run a query now and return all its rows."""
+        self.flush()
+        return self._session.fetch_all(statement, parameters)
+
+    def flush(self) -> None:
+        """Send what is buffered. The engine does it before the commit; seldom needed."""
+        if self._writes:
+            send(self._session, self._writes.drain())
+
+
+def send(session: Session, writes: Iterable[CopyWrite | UpsertWrite]) -> None:
+    for write in writes:
+        if isinstance(write, CopyWrite):
+            session.copy(write)
+        else:
+            session.upsert(write)
+
+
+@lru_cache(maxsize=1024)
+def _plan(
+    table: Table,
+    given: tuple[str, ...],
+    key: tuple[str, ...],
+    add: tuple[str, ...],
+    maximum: tuple[str, ...],
+    minimum: tuple[str, ...],
+    overwritten: tuple[str, ...] | None,
+) -> tuple[tuple[str, ...], dict[str, Operation]]:
+    """Which column is part of the key and what happens to each of the others."""
+    check_columns(table, (*given, *key))
+    keys = key or tuple(column.name for column in table.primary_key.columns)
+    if not keys:
+        raise PipelineError(f"upsert into {table.fullname}: it has no primary key, name key=[…]")
+    operations: dict[str, Operation] = {}
+    named: tuple[tuple[Operation, tuple[str, ...]], ...]
+    named = (("add", add), ("max", maximum), ("min", minimum), ("set", overwritten or ()))
+    for operation, columns in named:
+        for column in columns:
+            if column in operations or column in keys:
+                raise PipelineError(f"upsert into {table.fullname}: {column!r} is named twice")
+            operations[column] = operation
+    if overwritten is None:
+        operations |= {name: "set" for name in given if name not in keys and name not in operations}
+    for name in (*keys, *operations):
+        if name not in given:
+            raise PipelineError(f"upsert into {table.fullname}: the row lacks {name!r}")
+    for name in given:
+        if name not in keys and name not in operations:
+            raise PipelineError(f"upsert into {table.fullname}: what to do with {name!r}?")
+    return keys, operations
