@@ -1,0 +1,254 @@
+"""Puts a worker together: the clients, the connection, and each room with what it needs."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from secrets import token_hex
+from time import monotonic, sleep
+from typing import Any
+
+import psycopg
+import tenacity
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import RESOURCE_TOPIC, ConfigResource
+
+from processor.dsn import connection_error
+from processor.engine.clients import Clients, KafkaClients
+from processor.engine.cluster import READ_TIMEOUT_SECONDS, Cluster
+from processor.engine.consumer import Consumer
+from processor.engine.database import Database, application_name
+from processor.engine.failures import ReadFailed
+from processor.engine.handling import Handling
+from processor.engine.housekeeping import Housekeeping
+from processor.engine.isolation import Isolation
+from processor.engine.ledger import Ledger
+from processor.engine.observer import Observer
+from processor.engine.partitions import Partitions
+from processor.engine.publisher import Publisher
+from processor.engine.recoverer import Recoverer
+from processor.engine.register import Register
+from processor.engine.sealing import Sealer
+from processor.engine.steps import Steps
+from processor.engine.store import Store
+from processor.engine.watchdog import Watchdog
+from processor.engine.worker import Rooms, Worker
+from processor.errors import ConfigurationError, Exit, Unreachable
+from processor.pipeline import Pipeline
+from processor.revisions import require_revision
+from processor.settings import Settings
+
+DEFAULT_MAX_MESSAGE_BYTES = 1_048_588
+"""Kafka's own default for ``max.message.bytes``, assumed where it may not be read."""
+
+
+class MonotonicClock:
+    def now(self) -> float:
+        return monotonic()
+
+    def sleep(self, seconds: float) -> None:
+        sleep(seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """Where a worker runs: its names are stable across restarts."""
+
+    group_id: str
+    instance: str
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.group_id}:{self.instance}:{self.number}"
+
+
+def run_worker(
+    pipeline: Pipeline,
+    settings: Settings,
+    number: int,
+    observer: Observer,
+    stopping: Callable[[], bool],
+    beat: Callable[[], None],
+) -> Exit:
+    """Run one slot until asked to stop.
+
+    :raises Unreachable: when Kafka or Postgres stays away at the start.
+    :raises SchemaMismatch: when the schema does not fit.
+    :raises SlotTaken: when another process runs in this slot.
+    """
+    slot = Slot(settings.group_id or pipeline.name, settings.instance, number)
+    watchdog = Watchdog()
+    steps = Steps(watchdog, observer, limit_seconds=settings.call_timeout_seconds)
+    watchdog.start()
+    database = Database(
+        settings.database,
+        application_name(slot.group_id, str(slot)),
+        pipeline.isolation.upper(),
+        steps,
+    )
+    try:
+        worker = _build(pipeline, settings, slot, observer, stopping, steps, database)
+        return worker.run(beat)
+    finally:
+        database.close()
+        watchdog.stop()
+
+
+def _build(
+    pipeline: Pipeline,
+    settings: Settings,
+    slot: Slot,
+    observer: Observer,
+    stopping: Callable[[], bool],
+    steps: Steps,
+    database: Database,
+) -> Worker:
+    clients = KafkaClients(settings.kafka, slot.group_id, str(slot))
+    admin = clients.admin()
+    cluster = Cluster(admin, slot.group_id, steps)
+    cluster_id = _patiently(settings.start_timeout_seconds, lambda: _reach_kafka(cluster, settings))
+    _patiently(settings.start_timeout_seconds, lambda: _reach_postgres(database, settings))
+    limits = max_message_bytes(admin, pipeline, observer)
+    return assemble(
+        pipeline, settings, slot, observer, stopping, steps, database, clients, cluster,
+        cluster_id, limits,
+    )  # fmt: skip
+
+
+def assemble(
+    pipeline: Pipeline,
+    settings: Settings,
+    slot: Slot,
+    observer: Observer,
+    stopping: Callable[[], bool],
+    steps: Steps,
+    database: Database,
+    clients: Clients,
+    cluster: Cluster,
+    cluster_id: str,
+    max_bytes: Mapping[str, int],
+) -> Worker:
+    """The worker over given clients and connection."""
+    clock = MonotonicClock()
+    partitions = Partitions()
+    store = Store(database, slot.group_id, steps)
+    ledger = Ledger(database, cluster_id, slot.group_id, steps)
+    register = Register(database, cluster_id, slot.group_id, str(slot), steps)
+    publisher = Publisher(clients, f"{slot}:0", settings.kafka.transaction_timeout_seconds, steps)
+    handling = Handling(
+        pipeline.routes,
+        Sealer(pipeline.outputs, max_bytes),
+        store,
+        steps,
+        settings.batch_max_output_bytes,
+        settings.kafka.max_poll_interval_seconds,
+    )
+    isolation = Isolation(handling, steps)
+    incarnation = token_hex(8)
+    worker = Worker(
+        Rooms(partitions, handling, isolation, store, publisher, register, observer, clock),
+        incarnation,
+        stopping,
+    )
+    worker.consumer = consumer = Consumer(
+        clients,
+        pipeline.routes,
+        worker,
+        settings.batch_max_messages,
+        settings.batch_max_bytes,
+        steps,
+    )
+    worker.recoverer = Recoverer(
+        cluster,
+        ledger,
+        publisher,
+        consumer,
+        partitions,
+        observer,
+        clock.now,
+        start_position(settings.start_from),
+        settings.halt_recheck_seconds,
+    )
+    worker.housekeeping = Housekeeping(
+        cluster,
+        ledger,
+        store,
+        publisher,
+        consumer,
+        partitions,
+        register,
+        observer,
+        clock.now,
+        settings.topic_check_seconds,
+        incarnation,
+    )
+    return worker
+
+
+def start_position(start_from: str) -> str | int:
+    """``earliest``, ``latest`` or milliseconds since the epoch.
+
+    :raises ConfigurationError: for anything else.
+    """
+    if start_from in ("earliest", "latest"):
+        return start_from
+    try:
+        when = datetime.fromisoformat(start_from)
+    except ValueError:
+        raise ConfigurationError(
+            f"start_from is {start_from!r}; it must be earliest, latest or a time in ISO 8601"
+        ) from None
+    aware = when if when.tzinfo else when.replace(tzinfo=UTC)
+    return int(aware.timestamp() * 1_000)
+
+
+def max_message_bytes(admin: Any, pipeline: Pipeline, observer: Observer) -> dict[str, int]:
+    """What each output topic takes; Kafka's default, with a warning, where it may not be read."""
+    limits = dict.fromkeys(pipeline.outputs, DEFAULT_MAX_MESSAGE_BYTES)
+    if not limits:
+        return limits
+    resources = [ConfigResource(RESOURCE_TOPIC, name) for name in limits]
+    futures = admin.describe_configs(resources, request_timeout=READ_TIMEOUT_SECONDS)
+    for resource, future in futures.items():
+        try:
+            entries = future.result(READ_TIMEOUT_SECONDS + 1)
+            limits[resource.name] = int(entries["max.message.bytes"].value)
+        except (KafkaException, TimeoutError, KeyError, ValueError) as error:
+            observer.noted(
+                "max-message-bytes-unknown",
+                topic=resource.name,
+                assumed=DEFAULT_MAX_MESSAGE_BYTES,
+                reason=str(error),
+            )
+    return limits
+
+
+def _patiently(limit_seconds: float, attempt: Callable[[], Any]) -> Any:
+    """Try until it answers; :raises Unreachable: after the limit."""
+    for each in tenacity.Retrying(
+        retry=tenacity.retry_if_exception_type(Unreachable),
+        wait=tenacity.wait_exponential_jitter(initial=0.1, max=3.0, jitter=random.random() / 5),  # noqa: S311
+        stop=tenacity.stop_after_delay(limit_seconds),
+        reraise=True,
+    ):
+        with each:
+            return attempt()
+    raise AssertionError("the last attempt raises")
+
+
+def _reach_kafka(cluster: Cluster, settings: Settings) -> str:
+    try:
+        return cluster.cluster_id()
+    except ReadFailed as error:
+        servers = settings.kafka.bootstrap_servers
+        raise Unreachable(f"Kafka at {servers} does not answer: {error}") from None
+
+
+def _reach_postgres(database: Database, settings: Settings) -> None:
+    url = settings.database.url.get_secret_value()
+    try:
+        require_revision(database.connection())
+    except psycopg.OperationalError as error:
+        raise connection_error(error, url) from None

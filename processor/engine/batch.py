@@ -1,0 +1,149 @@
+"""The values that a message becomes on its way. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+from processor.message import Headers
+
+
+class Partition(NamedTuple):
+    """A topic and a partition number."""
+
+    topic: str
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.topic}/{self.number}"
+
+
+class RawMessage(Protocol):
+    """What a consumer client hands over (confluent_kafka.Message)."""
+
+    def value(self) -> bytes | None: ...
+    def key(self) -> bytes | None: ...
+    def headers(self) -> Any: ...
+    def offset(self) -> int | None: ...
+    def timestamp(self) -> tuple[int, int]: ...
+    def leader_epoch(self) -> int | None: ...
+
+
+@dataclass(slots=True)
+class Slice:
+    """One partition's share of what was consumed, in offset order.
+
+    ``first`` is the position that it was fetched from; offsets may have gaps.
+    """
+
+    partition: Partition
+    first: int
+    messages: list[Any]
+
+
+class Record(NamedTuple):
+    """One sealed output: the exact bytes that will be produced.
+
+    ``source_offset`` is the offset of the message that it came from, None after a batch handler.
+    """
+
+    topic: str
+    key: bytes | None
+    value: bytes | None
+    headers: Headers
+    timestamp: int
+    partition: int | None
+    source_offset: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A message that is set aside, and why."""
+
+    partition: Partition
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    headers: Headers
+    timestamp: int | None
+    handler: str | None
+    error: str
+    reason: str
+    trace: str | None
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Why a partition went no further than it did.
+
+    ``retry_after_seconds`` None halts it until somebody resumes it.
+    """
+
+    reason: str
+    detail: str
+    retry_after_seconds: float | None
+
+
+@dataclass(slots=True)
+class Handled:
+    """What handling one slice came to: [first, next) and everything that it causes."""
+
+    partition: Partition
+    first: int
+    next: int
+    records: list[Record] = field(default_factory=list)
+    dead_letters: list[DeadLetter] = field(default_factory=list)
+    handled: int = 0
+    skipped: int = 0
+    leader_epoch: int | None = None
+    stop: Stop | None = None
+    rest: list[Any] = field(default_factory=list)
+    """Messages of the slice beyond ``next``: a batch was cut for size."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where an outbox entry's outputs come from; part of each output's provenance header."""
+
+    topic_id: str
+    partition: int
+    lineage: str
+    first: int
+    next: int
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxEntry:
+    """The outputs of [first, next) of one partition, sealed."""
+
+    progress_id: int
+    source: Source
+    records: Sequence[Record]
+    payload: bytes
+    checksum: int
+
+    @property
+    def first(self) -> int:
+        return self.source.first
+
+    @property
+    def next(self) -> int:
+        return self.source.next
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """K and M: the group's committed offset and its metadata; None where there is none."""
+
+    offset: int | None
+    metadata: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class LogRange:
+    """S and E: the log's first offset and its high watermark."""
+
+    start: int
+    high_watermark: int

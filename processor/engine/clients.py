@@ -1,0 +1,154 @@
+"""The clients of Kafka and their settings: everything the promise rests on is fixed here."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from confluent_kafka import Consumer, Producer
+from confluent_kafka.admin import AdminClient
+
+from processor.settings import Kafka
+
+CALL_TIMEOUT_SECONDS = 8.0
+"""Below ``socket.timeout.ms``, so that a stalled call ends as a time-out and not as a re-send."""
+SOCKET_TIMEOUT_MILLISECONDS = 10_000
+
+
+class Clients(Protocol):
+    """Makes the clients; the simulation makes others.
+
+    ``incremental`` says whether assignments change by difference (cooperative) or whole (eager).
+    """
+
+    @property
+    def incremental(self) -> bool: ...
+
+    def consumer(self, on_error: Callable[[Any], None]) -> Any: ...
+
+    def producer(
+        self,
+        transactional_id: str,
+        transaction_timeout_seconds: float,
+        logger: logging.Logger,
+        on_delivery: Callable[[Any, Any], None],
+        on_error: Callable[[Any], None],
+    ) -> Any: ...
+
+    def admin(self) -> Any: ...
+
+
+class KafkaClients:
+    """Implements :class:`Clients` with confluent-kafka."""
+
+    def __init__(self, kafka: Kafka, group_id: str, slot: str) -> None:
+        self._kafka = kafka
+        self._group_id = group_id
+        self._slot = slot
+        self._quiet = _quiet_logger("processor.librdkafka")
+
+    @property
+    def incremental(self) -> bool:
+        if self._kafka.group_protocol == "consumer":
+            return True
+        properties = consumer_properties(self._kafka, self._group_id, self._slot)
+        return "cooperative" in str(properties["partition.assignment.strategy"])
+
+    def consumer(self, on_error: Callable[[Any], None]) -> Any:
+        return Consumer(
+            consumer_properties(self._kafka, self._group_id, self._slot) | {"error_cb": on_error},
+            logger=self._quiet,
+        )
+
+    def producer(
+        self,
+        transactional_id: str,
+        transaction_timeout_seconds: float,
+        logger: logging.Logger,
+        on_delivery: Callable[[Any, Any], None],
+        on_error: Callable[[Any], None],
+    ) -> Any:
+        properties = producer_properties(self._kafka, transactional_id, transaction_timeout_seconds)
+        return Producer(
+            properties | {"on_delivery": on_delivery, "error_cb": on_error}, logger=logger
+        )
+
+    def admin(self) -> Any:
+        return AdminClient(common_properties(self._kafka, self._slot), logger=self._quiet)
+
+
+def common_properties(kafka: Kafka, client_id: str) -> dict[str, Any]:
+    return {
+        "bootstrap.servers": kafka.bootstrap_servers,
+        "client.id": client_id,
+        "reconnect.backoff.ms": 50,
+        "reconnect.backoff.max.ms": 1_000,
+        **kafka.client,
+    }
+
+
+def consumer_properties(kafka: Kafka, group_id: str, slot: str) -> dict[str, Any]:
+    properties: dict[str, Any] = common_properties(kafka, slot)
+    properties |= {
+        # One fetch per broker is under way at a time: a seek waits for the one before it.
+        "fetch.wait.max.ms": 50,
+        "fetch.queue.backoff.ms": 5,
+        "fetch.error.backoff.ms": 50,
+        "queued.max.messages.kbytes": 32_768,
+        "topic.metadata.refresh.interval.ms": 30_000,
+        **kafka.consumer,
+        "group.id": group_id,
+        "group.protocol": kafka.group_protocol,
+        "isolation.level": "read_committed",
+        "enable.auto.commit": False,
+        "enable.auto.offset.store": False,
+        "auto.offset.reset": "error",
+        "enable.partition.eof": True,
+        "max.poll.interval.ms": int(kafka.max_poll_interval_seconds * 1_000),
+    }
+    if kafka.static_membership:
+        properties["group.instance.id"] = slot
+    if kafka.group_protocol == "classic":
+        session = int(kafka.session_timeout_seconds * 1_000)
+        properties |= {
+            "session.timeout.ms": session,
+            "heartbeat.interval.ms": max(100, min(3_000, session // 4)),
+        }
+        properties.setdefault("partition.assignment.strategy", "cooperative-sticky")
+    return properties
+
+
+def producer_properties(
+    kafka: Kafka, transactional_id: str, transaction_timeout_seconds: float
+) -> dict[str, Any]:
+    return {
+        **common_properties(kafka, transactional_id),
+        # The broker takes a step of a transaction again while the last one's tail is written;
+        # librdkafka's default of 100 ms would be waited for at nearly each of them.
+        "retry.backoff.ms": 1,
+        "retry.backoff.max.ms": 5,
+        "linger.ms": 1,
+        "compression.type": "lz4",
+        "message.max.bytes": 100_000_000,
+        "queue.buffering.max.messages": 1_000_000,
+        **kafka.producer,
+        "transactional.id": transactional_id,
+        "enable.idempotence": True,
+        "acks": "all",
+        "partitioner": "murmur2_random",
+        "transaction.timeout.ms": int(transaction_timeout_seconds * 1_000),
+        "socket.timeout.ms": SOCKET_TIMEOUT_MILLISECONDS,
+        "delivery.report.only.error": True,
+        "log.connection.close": True,
+        "log_level": 6,
+    }
+
+
+def _quiet_logger(name: str) -> logging.Logger:
+    """What librdkafka has to say, in the log at debug level; errors arrive as events."""
+    logger = logging.getLogger(name)
+    logger.propagate = False
+    if not logger.handlers:
+        logger.addHandler(logging.NullHandler())
+    return logger

@@ -1,0 +1,159 @@
+"""What Kafka knows: topic ids, K with its metadata (read stable), the ranges of logs."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+from confluent_kafka import (
+    ConsumerGroupTopicPartitions,
+    IsolationLevel,
+    KafkaError,
+    KafkaException,
+    TopicCollection,
+    TopicPartition,
+)
+from confluent_kafka.admin import OffsetSpec
+
+from processor.engine.batch import Committed, LogRange, Partition
+from processor.engine.failures import ReadFailed
+from processor.engine.steps import Step, Steps
+
+READ_TIMEOUT_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class TopicFacts:
+    topic_id: str
+    partitions: int
+
+
+class Cluster:
+    """Readings through the admin client; each raises :class:`ReadFailed` or says whose failed."""
+
+    def __init__(self, admin: Any, group_id: str, steps: Steps) -> None:
+        self._admin = admin
+        self._group_id = group_id
+        self._steps = steps
+
+    def cluster_id(self) -> str:
+        with self._steps.step(Step.READ_TOPICS):
+            described = self._result(
+                self._admin.describe_cluster(request_timeout=READ_TIMEOUT_SECONDS)
+            )
+        return str(described.cluster_id)
+
+    def topics(self, names: Collection[str]) -> dict[str, TopicFacts | str]:
+        """Id and partition count of each topic, or why they could not be read."""
+        with self._steps.step(Step.READ_TOPICS):
+            futures = self._admin.describe_topics(
+                TopicCollection(sorted(names)), request_timeout=READ_TIMEOUT_SECONDS
+            )
+            found: dict[str, TopicFacts | str] = {}
+            for name, future in futures.items():
+                try:
+                    described = future.result(READ_TIMEOUT_SECONDS + 1)
+                except (KafkaException, TimeoutError) as error:
+                    found[name] = told(error)
+                else:
+                    found[name] = TopicFacts(str(described.topic_id), len(described.partitions))
+        return found
+
+    def committed(self, partitions: Collection[Partition]) -> dict[Partition, Committed | str]:
+        """K and M of each partition, or why it is not known.
+
+        Read stable: while a transaction that moves K is pending the broker says so, for that
+        partition alone and at once.
+        """
+        request = ConsumerGroupTopicPartitions(
+            self._group_id, [TopicPartition(*partition) for partition in sorted(partitions)]
+        )
+        with self._steps.step(Step.READ_OFFSETS):
+            future = self._admin.list_consumer_group_offsets(
+                [request], require_stable=True, request_timeout=READ_TIMEOUT_SECONDS
+            )[self._group_id]
+            try:
+                answer = future.result(READ_TIMEOUT_SECONDS + 1).topic_partitions
+            except (KafkaException, TimeoutError) as error:
+                return dict.fromkeys(partitions, told(error))
+        found: dict[Partition, Committed | str] = dict.fromkeys(partitions, "no answer")
+        for each in answer:
+            found[Partition(each.topic, each.partition)] = _committed(each)
+        return found
+
+    def log_ranges(self, partitions: Collection[Partition]) -> dict[Partition, LogRange]:
+        """S and E of each partition; those that could not be read are missing."""
+        with self._steps.step(Step.READ_LOG):
+            starts = self._offsets(partitions, OffsetSpec.earliest())
+            ends = self._offsets(partitions, OffsetSpec.latest())
+        return {
+            partition: LogRange(starts[partition], ends[partition])
+            for partition in partitions
+            if partition in starts and partition in ends
+        }
+
+    def positions(
+        self, partitions: Collection[Partition], start_from: str | int
+    ) -> dict[Partition, int]:
+        """Where a first start begins: ``earliest``, ``latest`` (the last stable offset) or a time.
+
+        :param start_from: a time in milliseconds, or a word.
+        :raises ReadFailed: unless all could be read.
+        """
+        with self._steps.step(Step.READ_LOG):
+            stable = self._offsets(partitions, OffsetSpec.latest(), IsolationLevel.READ_COMMITTED)
+            if start_from == "latest":
+                found = stable
+            elif start_from == "earliest":
+                found = self._offsets(partitions, OffsetSpec.earliest())
+            else:
+                found = self._offsets(partitions, OffsetSpec.for_timestamp(int(start_from)))
+        if set(found) != set(partitions) or set(stable) != set(partitions):
+            raise ReadFailed("the start positions could not be read")
+        # No message is that late: Kafka answers -1, which means the end.
+        return {each: stable[each] if at < 0 else at for each, at in found.items()}
+
+    def _offsets(
+        self,
+        partitions: Collection[Partition],
+        spec: Any,
+        isolation: IsolationLevel = IsolationLevel.READ_UNCOMMITTED,
+    ) -> dict[Partition, int]:
+        futures: Mapping[Any, Future[Any]] = self._admin.list_offsets(
+            {TopicPartition(*partition): spec for partition in partitions},
+            isolation_level=isolation,
+            request_timeout=READ_TIMEOUT_SECONDS,
+        )
+        found = {}
+        for each, future in futures.items():
+            try:
+                result = future.result(READ_TIMEOUT_SECONDS + 1)
+            except (KafkaException, TimeoutError):
+                continue
+            found[Partition(each.topic, each.partition)] = int(result.offset)
+        return found
+
+    def _result(self, future: Future[Any]) -> Any:
+        try:
+            return future.result(READ_TIMEOUT_SECONDS + 1)
+        except (KafkaException, TimeoutError) as error:
+            raise ReadFailed(told(error)) from None
+
+
+def _committed(answer: Any) -> Committed | str:
+    error: KafkaError | None = answer.error
+    if error is not None:
+        return f"the offset is not known yet: {error.str()}"
+    if answer.offset < 0:
+        return Committed(None, None)
+    return Committed(answer.offset, answer.metadata)
+
+
+def told(error: BaseException) -> str:
+    """A Kafka error in one line."""
+    if isinstance(error, KafkaException) and error.args:
+        inner = error.args[0]
+        return f"{inner.name()}: {inner.str()}" if isinstance(inner, KafkaError) else str(inner)
+    return str(error) or type(error).__name__

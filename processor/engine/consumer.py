@@ -1,0 +1,294 @@
+"""Assignment, consuming, pausing, seeking: the consumer client behind one door.
+
+Assigned partitions are paused at once and flow only after recovery has sought them to H. Every
+assignment callback, an empty one too, renews the group metadata's snapshot and drops what is in
+hand; nothing else ever asks for metadata, because fresher metadata would pass the broker's fence
+for a batch that was read under an older assignment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
+
+from processor.engine.batch import Partition, Slice
+from processor.engine.clients import Clients
+from processor.engine.cluster import told
+from processor.engine.failures import Doubt, MemberFenced
+from processor.engine.steps import Step, Steps
+
+WAKE_TIMEOUT_SECONDS = 5.0
+
+
+class AssignmentListener(Protocol):
+    """Told of changes from inside :meth:`Consumer.fetch`, in the callback itself."""
+
+    def assigned(self, partitions: Collection[Partition]) -> None: ...
+
+    def revoked(self, partitions: Collection[Partition]) -> None: ...
+
+    def lost(self, partitions: Collection[Partition]) -> None: ...
+
+
+@dataclass(slots=True)
+class Flow:
+    """A partition that is being consumed: where its next message is expected."""
+
+    position: int
+    end: int | None = None
+    """The end of the log, reached with nothing consumed since."""
+
+
+@dataclass(slots=True)
+class Fetched:
+    """What one :meth:`Consumer.fetch` brought."""
+
+    slices: list[Slice] = field(default_factory=list)
+    doubtful: dict[Partition, str] = field(default_factory=dict)
+    """Partitions whose messages cannot be trusted, and why; they were dropped."""
+    truncated: set[Partition] = field(default_factory=set)
+
+
+class Consumer:
+    """Wraps the client; all offsets of a partition pass through its :class:`Flow`."""
+
+    def __init__(
+        self,
+        clients: Clients,
+        topics: Iterable[str],
+        listener: AssignmentListener,
+        max_messages: int,
+        max_bytes: int,
+        steps: Steps,
+    ) -> None:
+        self._listener = listener
+        self._max_messages = max_messages
+        self._max_bytes = max_bytes
+        self._mean_bytes = 1_000.0
+        self._steps = steps
+        self._flows: dict[Partition, Flow] = {}
+        self._left: list[Slice] = []
+        self._owned: set[Partition] = set()
+        self._client = clients.consumer(self._error)
+        self._incremental = clients.incremental
+        self._topics = sorted(topics)
+        self.snapshot: object = None
+        """The group metadata of the last assignment callback."""
+        self.assignment = 0
+        """Counts the changes of the assignment."""
+        self.last_error: str | None = None
+
+    def subscribe(self) -> None:
+        self._client.subscribe(
+            self._topics,
+            on_assign=self._on_assign,
+            on_revoke=self._on_revoke,
+            on_lost=self._on_lost,
+        )
+
+    @property
+    def owned(self) -> frozenset[Partition]:
+        return frozenset(self._owned)
+
+    def fetch(self, timeout_seconds: float) -> Fetched:
+        """What has arrived; waits for the first message only.
+
+        :raises MemberFenced: when the group has replaced this member.
+        """
+        if self._left:
+            left, self._left = self._left, []
+            return Fetched(slices=left)
+        before = self.assignment
+        with self._steps.step(Step.CONSUME):
+            messages = self._client.consume(1, timeout_seconds)
+            if messages and self._room() > 1:
+                messages += self._client.consume(self._room() - 1, 0)
+        if self.assignment != before:
+            return Fetched()  # dropped: recovery seeks every partition that is still owned
+        return self._sort(messages)
+
+    def give_back(self, rest: Slice) -> None:
+        """Messages that a batch had no room for; the next fetch returns them first."""
+        self._left.append(rest)
+
+    def start(self, positions: dict[Partition, tuple[int, int | None]]) -> None:
+        """Let partitions flow from (offset, leader epoch).
+
+        :raises Doubt: when the client does not take it; nothing flows that was not sought.
+        """
+        try:
+            self._start(positions)
+        except KafkaException as error:
+            raise Doubt(f"seek: {told(error)}") from None
+
+    def _start(self, positions: dict[Partition, tuple[int, int | None]]) -> None:
+        targets = []
+        for partition, (offset, epoch) in positions.items():
+            target = TopicPartition(*partition, offset)
+            if epoch is not None:
+                target = TopicPartition(*partition, offset, leader_epoch=epoch)
+            self._client.seek(target)
+            self._flows[partition] = Flow(offset)
+            targets.append(TopicPartition(*partition))
+        if targets:
+            self._client.resume(targets)
+            self._wake(targets)
+
+    def hold(self, partitions: Collection[Partition]) -> None:
+        """Stop the flow; what is in hand of these partitions is dropped."""
+        held = [p for p in partitions if self._flows.pop(p, None) is not None]
+        self._left = [rest for rest in self._left if rest.partition not in partitions]
+        still_ours = [TopicPartition(*p) for p in held if p in self._owned]
+        if still_ours:
+            self._client.pause(still_ours)
+
+    def idle_end(self, partition: Partition, next_offset: int) -> int | None:
+        """The log's end, if a fetch from H reached it and found nothing; else None."""
+        flow = self._flows.get(partition)
+        if flow is None or flow.end is None or flow.position != next_offset:
+            return None
+        return flow.end if flow.end > next_offset else None
+
+    def moved(self, partition: Partition, position: int) -> None:
+        """An idle step set H to the log's end."""
+        flow = self._flows.get(partition)
+        if flow is not None:
+            flow.position = position
+
+    def close(self) -> None:
+        with self._steps.step(Step.CLOSE):
+            self._client.close()
+
+    def _room(self) -> int:
+        """How many messages a batch may have, by count and by the bytes they seem to need."""
+        return max(1, min(self._max_messages, int(self._max_bytes / self._mean_bytes)))
+
+    def _wake(self, targets: list[TopicPartition]) -> None:
+        """Ask the partitions' leaders for anything.
+
+        librdkafka's broker thread sleeps up to a second when it had nothing to fetch, and neither
+        seek nor resume wakes it; a request to that broker does (1,000 ms down to 3, measured).
+        """
+        times = [TopicPartition(t.topic, t.partition, 0) for t in targets]
+        try:
+            with self._steps.step(Step.READ_LOG):
+                self._client.offsets_for_times(times, WAKE_TIMEOUT_SECONDS)
+        except KafkaException as error:
+            self.last_error = told(error)
+
+    def _sort(self, messages: list[Any]) -> Fetched:
+        """By partition, checked: nothing before the position, offsets strictly rising."""
+        fetched = Fetched()
+        slices: dict[tuple[str, int], Slice | None] = {}
+        size = count = 0
+        for message in messages:
+            if message.error() is not None:
+                self._event(message, fetched)
+                continue
+            key = (message.topic(), message.partition())
+            if key in slices:
+                target = slices[key]
+            else:
+                target = slices[key] = self._slice(Partition(*key))
+            if target is not None:
+                target.messages.append(message)
+                size += len(message)
+                count += 1
+        for found in slices.values():
+            if found is not None:
+                self._accept(found, fetched)
+        if count:
+            self._mean_bytes += 0.2 * (max(1.0, size / count) - self._mean_bytes)
+        return fetched
+
+    def _slice(self, partition: Partition) -> Slice | None:
+        """None for a partition that does not flow: its messages are dropped."""
+        flow = self._flows.get(partition)
+        return None if flow is None else Slice(partition, flow.position, [])
+
+    def _accept(self, found: Slice, fetched: Fetched) -> None:
+        flow = self._flows.get(found.partition)
+        if flow is None or found.partition in fetched.doubtful:
+            return
+        at = found.first - 1
+        for message in found.messages:
+            offset = message.offset()
+            if offset <= at:
+                fetched.doubtful[found.partition] = f"offset {offset} came after {at}"
+                return
+            at = offset
+        flow.position = at + 1
+        if flow.end is not None and flow.end <= at:
+            flow.end = None
+        fetched.slices.append(found)
+
+    def _event(self, message: Any, fetched: Fetched) -> None:
+        error: KafkaError = message.error()
+        code = error.code()
+        if message.topic() is None or message.partition() is None or message.partition() < 0:
+            self._error(error)
+            return
+        partition = Partition(message.topic(), message.partition())
+        if code == KafkaError._PARTITION_EOF:
+            self._reached_end(partition, message.offset())
+        elif code == KafkaError._LOG_TRUNCATION:
+            fetched.truncated.add(partition)
+            fetched.doubtful[partition] = error.str()
+        elif code == KafkaError._AUTO_OFFSET_RESET:
+            fetched.doubtful[partition] = error.str()
+        else:
+            self._error(error)
+
+    def _reached_end(self, partition: Partition, end: int) -> None:
+        flow = self._flows.get(partition)
+        if flow is not None and end >= flow.position:
+            flow.end = end
+
+    def _error(self, error: KafkaError) -> None:
+        self.last_error = f"{error.name()}: {error.str()}"
+        if error.fatal() or error.code() in _FENCED:
+            raise MemberFenced(self.last_error)
+
+    def _on_assign(self, client: Any, assigned: list[TopicPartition]) -> None:
+        """Take the snapshot here and nowhere else; pause before anything can be fetched."""
+        targets = [TopicPartition(each.topic, each.partition, 0) for each in assigned]
+        if self._incremental:
+            client.incremental_assign(targets)
+        else:
+            self._owned.clear()
+            client.assign(targets)
+        if targets:
+            client.pause(targets)
+        self._owned |= {Partition(each.topic, each.partition) for each in assigned}
+        self.snapshot = client.consumer_group_metadata()
+        self._changed()
+        self._listener.assigned(self._owned)
+
+    def _on_revoke(self, _client: Any, revoked: list[TopicPartition]) -> None:
+        gone = {Partition(each.topic, each.partition) for each in revoked}
+        self._listener.revoked(gone)
+        self._forget(gone)
+
+    def _on_lost(self, _client: Any, lost: list[TopicPartition]) -> None:
+        gone = {Partition(each.topic, each.partition) for each in lost}
+        self._listener.lost(gone)
+        self._forget(gone)
+
+    def _forget(self, gone: set[Partition]) -> None:
+        self._owned -= gone
+        self._changed()
+
+    def _changed(self) -> None:
+        """Drop everything in hand; each partition flows again when recovery has started it."""
+        self.assignment += 1
+        self._left.clear()
+        flowing = [TopicPartition(*p) for p in self._flows if p in self._owned]
+        self._flows.clear()
+        if flowing:
+            self._client.pause(flowing)
+
+
+_FENCED = (KafkaError.FENCED_INSTANCE_ID, KafkaError._FENCED)

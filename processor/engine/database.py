@@ -1,0 +1,215 @@
+"""The connection to Postgres: begin, commit, and what an error of it means.
+
+The connection is in autocommit mode and transactions are begun and ended by explicit statements,
+so that what goes in one packet with BEGIN and with COMMIT is written here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, LiteralString
+
+import psycopg
+
+from processor.dsn import psycopg_url
+from processor.engine.failures import (
+    DatabaseDoubt,
+    Restart,
+    StatementFailed,
+    StatementRefused,
+)
+from processor.engine.steps import Step, Steps
+from processor.settings import Database as DatabaseSettings
+
+STRONGER_THAN_ON = ("remote_apply",)
+
+Connection = psycopg.Connection[tuple[Any, ...]]
+
+
+def application_name(group_id: str, slot: str) -> str:
+    """``processor:<digest of the group>:<slot>``; Postgres keeps 63 bytes of it."""
+    return f"{application_prefix(group_id)}{slot}"[:63]
+
+
+def application_prefix(group_id: str) -> str:
+    digest = hashlib.sha256(group_id.encode()).hexdigest()[:10]
+    return f"processor:{digest}:"
+
+
+class Database:
+    """One connection, made again when it is lost."""
+
+    def __init__(self, settings: DatabaseSettings, name: str, isolation: str, steps: Steps) -> None:
+        self._settings = settings
+        self._name = name
+        self._steps = steps
+        self._isolation = isolation
+        self._connection: Connection | None = None
+        self._durability = "on"
+        self._warnings: list[str] = []
+        self.system_identifier = 0
+
+    def connection(self) -> Connection:
+        """The open connection; connects when there is none.
+
+        :raises psycopg.OperationalError: when Postgres is away.
+        """
+        if self._connection is None or self._connection.closed:
+            with self._steps.step(Step.CONNECT):
+                self._connection = self._connect()
+        return self._connection
+
+    def close(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+    def begin(self, isolation: str | None = None) -> Connection:
+        """Begin a transaction that commits durably and holds no lock for ever.
+
+        A client that is stopped between statements holds its row locks until the idle time-out;
+        one that is stopped inside COPY is freed by no time-out, so COPY data is complete before.
+        """
+        connection = self.connection()
+        statement = int(self._settings.statement_timeout_seconds * 1000)
+        idle = int(self._settings.idle_in_transaction_timeout_seconds * 1000)
+        connection.execute(
+            text(
+                f"BEGIN ISOLATION LEVEL {isolation or self._isolation} READ WRITE;"
+                f"SET LOCAL synchronous_commit = '{self._durability}';"
+                f"SET LOCAL statement_timeout = {statement};"
+                f"SET LOCAL idle_in_transaction_session_timeout = {idle}"
+            ),
+            prepare=False,
+        )
+        return connection
+
+    def commit(self) -> None:
+        """Commit, and be sure of it.
+
+        The statement time-out is lifted in the same packet: a time-out while COMMIT waits for a
+        synchronous standby would leave the commit standing and say otherwise.
+
+        :raises DatabaseDoubt: when it is not certain that the transaction is durable.
+        """
+        connection = self._open()
+        self._warnings.clear()
+        with self._steps.step(Step.COMMIT), doubtful("commit"):
+            cursor = connection.execute("SET LOCAL statement_timeout = 0; COMMIT", prepare=False)
+            while cursor.nextset():
+                pass
+        if cursor.statusmessage != "COMMIT":
+            raise DatabaseDoubt(f"COMMIT was answered by {cursor.statusmessage}")
+        if self._warnings:
+            raise DatabaseDoubt(self._warnings[0])
+
+    def rollback(self) -> None:
+        """End the open transaction without effect; never raises."""
+        connection = self._connection
+        if connection is None or connection.closed:
+            return
+        try:
+            with self._steps.step(Step.ROLLBACK):
+                connection.execute("ROLLBACK", prepare=False)
+        except psycopg.Error:
+            self.close()
+
+    @contextmanager
+    def transaction(self) -> Iterator[Connection]:
+        """A framework transaction: committed at the end, rolled back by any exception.
+
+        :raises DatabaseDoubt: for every error of Postgres.
+        """
+        with doubtful("begin"):
+            connection = self.begin("READ COMMITTED")
+        try:
+            with doubtful("statement"):
+                yield connection
+        except BaseException:
+            self.rollback()
+            raise
+        self.commit()
+
+    def _open(self) -> Connection:
+        if self._connection is None:
+            raise DatabaseDoubt("the connection is gone")
+        return self._connection
+
+    def _connect(self) -> Connection:
+        connection = psycopg.connect(
+            psycopg_url(self._settings.url.get_secret_value()),
+            autocommit=True,
+            application_name=self._name,
+            connect_timeout=int(self._settings.connect_timeout_seconds),
+            target_session_attrs="read-write",
+            keepalives_idle=5,
+            keepalives_interval=2,
+            keepalives_count=3,
+            tcp_user_timeout=15_000,
+        )
+        connection.add_notice_handler(self._noticed)
+        row = connection.execute(
+            "SELECT current_setting('synchronous_commit'), system_identifier"
+            " FROM pg_control_system()"
+        ).fetchone()
+        assert row is not None
+        self._durability = row[0] if row[0] in STRONGER_THAN_ON else "on"
+        self.system_identifier = row[1]
+        return connection
+
+    def _noticed(self, diagnostic: psycopg.errors.Diagnostic) -> None:
+        """A COMMIT whose wait for the synchronous standby was cut short says so in a warning."""
+        if diagnostic.severity_nonlocalized == "WARNING":
+            self._warnings.append(diagnostic.message_primary or "warning")
+
+
+@contextmanager
+def doubtful(what: str) -> Iterator[None]:
+    """Every error of Postgres inside is a doubt: recovery finds out what stands."""
+    try:
+        yield
+    except psycopg.Error as error:
+        raise DatabaseDoubt(f"{what}: {told(error)}") from error
+
+
+@contextmanager
+def of_handler(connection: Connection) -> Iterator[None]:
+    """Sort the errors of a handler's statements by who is to blame."""
+    try:
+        yield
+    except psycopg.Error as error:
+        raise classified(error, connection) from error
+
+
+def classified(error: psycopg.Error, connection: Connection) -> Exception:
+    """Whose fault an error of a handler's statement is.
+
+    Only data errors (class 22), integrity errors (class 23) and errors raised by the user's own
+    functions (P0001) are the message's; anything else would dead-letter good messages.
+    """
+    state = error.sqlstate
+    if connection.closed or connection.broken:
+        return DatabaseDoubt(told(error))
+    if state is None:
+        # Found by the client: a value that cannot be adapted is the message's.
+        data = isinstance(error, (psycopg.DataError, psycopg.ProgrammingError))
+        return StatementFailed(told(error)) if data else DatabaseDoubt(told(error))
+    if state in ("40001", "40P01"):
+        return Restart(told(error))
+    if state[:2] in ("22", "23") or state == "P0001":
+        return StatementFailed(told(error))
+    return StatementRefused(told(error))
+
+
+def told(error: psycopg.Error) -> str:
+    """An error in one line, with its SQLSTATE."""
+    lines = str(error).strip().splitlines()
+    first = lines[0] if lines else type(error).__name__
+    return f"{first} ({error.sqlstate})" if error.sqlstate else first
+
+
+def text(statement: str) -> LiteralString:
+    """A statement that the engine made itself, never from a message."""
+    return statement

@@ -1,0 +1,55 @@
+"""What can go wrong inside the engine, and who answers for it.
+
+A :class:`Doubt` is answered by recovery, whatever caused it; a :class:`Blocked` stops one
+partition; a :class:`Restart` runs the batch's handlers again. Users never see these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+
+class Doubt(Exception):
+    """What was committed can no longer be known from here: recovery reads it back."""
+
+
+class OwnerChanged(Doubt):
+    """The compare-and-set hit fewer rows than it should: another owner was faster."""
+
+
+class DatabaseDoubt(Doubt):
+    """The connection to Postgres was lost, or a framework statement failed."""
+
+
+class PublishDoubt(Doubt):
+    """A call of the Kafka transaction failed, timed out or was re-sent in silence."""
+
+    def __init__(self, reason: str, refused: Collection[str] = (), fenced: bool = False) -> None:
+        super().__init__(reason)
+        self.refused = frozenset(refused)
+        """Topics that refused a record."""
+        self.fenced = fenced
+
+
+class ReadFailed(Exception):
+    """A reading of Kafka's state failed or was unstable; ask again."""
+
+
+class Restart(Exception):
+    """A deadlock or a serialization failure: run the same batch again."""
+
+
+class StatementRefused(Exception):
+    """Postgres refused a statement of a handler for a reason that is not the message's.
+
+    A missing table, a missing permission, a full disk, a time-out: the partition is blocked and
+    tried again, because infrastructure must never dead-letter good messages.
+    """
+
+
+class StatementFailed(Exception):
+    """Postgres refused a statement of a handler because of the message's data."""
+
+
+class MemberFenced(Exception):
+    """The group took this member for replaced: another process, or an expired session."""

@@ -1,0 +1,246 @@
+"""What is done between batches, about once a second: idle ends, K, P, topic ids, reports."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+
+from processor.engine.batch import Committed, Partition, Source
+from processor.engine.cluster import Cluster, TopicFacts
+from processor.engine.consumer import Consumer
+from processor.engine.failures import DatabaseDoubt, Doubt
+from processor.engine.ledger import Claim, Ledger
+from processor.engine.observer import Observer
+from processor.engine.outbox import seal
+from processor.engine.partitions import Owned, Partitions, State
+from processor.engine.publisher import Publisher
+from processor.engine.recovery import Row, make_metadata, read_metadata
+from processor.engine.register import Register
+from processor.engine.store import Advance, Store
+
+PUBLISH_SECONDS = 1.0
+SEEN_SECONDS = 5.0
+RESUME_SECONDS = 2.0
+MANY_TOKENS = 8
+"""A K with the current token is sent, so that older tokens can be forgotten."""
+
+
+class TopicReplaced(Doubt):
+    """A topic's id is not the one that its rows were made under."""
+
+    def __init__(self, topic: str) -> None:
+        super().__init__(f"topic {topic!r} was deleted or recreated")
+        self.topic = topic
+
+
+class Housekeeping:
+    """Keeps K close behind H, P close behind K, and the topic ids checked."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        ledger: Ledger,
+        store: Store,
+        publisher: Publisher,
+        consumer: Consumer,
+        partitions: Partitions,
+        register: Register,
+        observer: Observer,
+        clock: Callable[[], float],
+        topic_check_seconds: float,
+        incarnation: str,
+    ) -> None:
+        self._cluster = cluster
+        self._ledger = ledger
+        self._store = store
+        self._publisher = publisher
+        self._consumer = consumer
+        self._partitions = partitions
+        self._register = register
+        self._observer = observer
+        self._clock = clock
+        self._topic_check_seconds = topic_check_seconds
+        self._incarnation = incarnation
+        self._verified: dict[Partition, int] = {}
+        self._next_publish = self._next_check = self._next_seen = self._next_resume = 0.0
+
+    def run(self) -> None:
+        """Whatever is due.
+
+        :raises Doubt: the running partitions are recovered then.
+        """
+        now = self._clock()
+        if self._partitions.changed:
+            self._report()
+        if now >= self._next_check:
+            self._next_check = now + self._topic_check_seconds
+            self._check_topics(self._partitions.running())
+        if now >= self._next_publish:
+            self._next_publish = now + PUBLISH_SECONDS
+            self._advance_idle(self._partitions.running())
+            self._send_offsets(self._partitions.running())
+            self._raise_published(self._partitions.running())
+        if now >= self._next_seen:
+            self._next_seen = now + SEEN_SECONDS
+            self._register.seen(self._incarnation)
+        if now >= self._next_resume:
+            self._next_resume = now + RESUME_SECONDS
+            self._take_resumes()
+
+    def finish(self, partitions: Collection[Partition]) -> None:
+        """K = H, read back, P: before partitions are given away, or at the end.
+
+        :raises Doubt: whoever owns them next recovers them.
+        """
+        running = [each for each in self._partitions.running() if each.partition in partitions]
+        self._send_offsets(running)
+        self._raise_published(running)
+
+    def leave(self) -> None:
+        self._register.leave()
+
+    def _report(self) -> None:
+        reports = self._partitions.take_reports()
+        for report in reports:
+            self._observer.entered(report)
+        try:
+            self._register.report(reports)
+        except DatabaseDoubt:
+            self._partitions.changed |= {report.partition for report in reports}
+            raise
+
+    def _advance_idle(self, running: Sequence[Owned]) -> None:
+        """At the log's end with nothing in hand, H moves past control records and aborted data."""
+        advances, ends = [], []
+        for each in running:
+            end = self._consumer.idle_end(each.partition, each.next_offset)
+            if end is not None:
+                advances.append(empty_advance(each, end))
+                ends.append((each, end))
+        if not advances:
+            return
+        try:
+            self._store.commit(advances, {})
+        except Doubt:
+            self._store.rollback()
+            raise
+        for each, end in ends:
+            each.empty_from = each.next_offset if each.empty_from is None else each.empty_from
+            each.next_offset = end
+            self._consumer.moved(each.partition, end)
+
+    def _send_offsets(self, running: Sequence[Owned]) -> None:
+        """K follows where a batch had no outputs."""
+        behind = [each for each in running if each.sent_offset < each.next_offset or _stale(each)]
+        if not behind:
+            return
+        self._publisher.prepare()
+        self._publisher.send([])
+        self._publisher.commit([offset_of(each) for each in behind], self._consumer.snapshot)
+        for each in behind:
+            sent(each)
+
+    def _raise_published(self, running: Sequence[Owned]) -> None:
+        """P is raised to a K that was read back, never to one that is only believed."""
+        behind = [
+            each
+            for each in running
+            if each.published_offset < each.sent_offset
+            or each.token_in_k != row_of(each).token
+            or each.partition in self._verified
+        ]
+        if not behind:
+            return
+        committed = self._cluster.committed([each.partition for each in behind])
+        claims = {}
+        for each in behind:
+            claim = self._claim(each, committed[each.partition])
+            if claim is not None:
+                claims[claim.progress_id] = (each, claim)
+        if not claims:
+            return
+        raised = self._ledger.raise_published([claim for _, claim in claims.values()])
+        for progress_id, published in raised.items():
+            each, claim = claims[progress_id]
+            each.published_offset = published
+            each.token_in_k = claim.token_in_metadata
+            self._verified.pop(each.partition, None)
+
+    def _claim(self, each: Owned, committed: Committed | str) -> Claim | None:
+        """None when the offset could not be read, or is none of ours: recovery will tell why."""
+        if isinstance(committed, str):
+            return None
+        ours, row = read_metadata(committed.metadata), row_of(each)
+        if committed.offset is None or ours is None or ours[0] != row.lineage:
+            raise Doubt(f"the offset of {each.partition} was changed by somebody else")
+        return Claim(
+            row.id,
+            row.lineage,
+            row.token,
+            committed.offset,
+            ours[1],
+            self._verified.get(each.partition),
+        )
+
+    def _check_topics(self, running: Sequence[Owned]) -> None:
+        """A topic that was recreated is read on in silence otherwise; only its id tells."""
+        reached = {each.partition: each.next_offset for each in running}
+        if not reached:
+            return
+        facts = self._cluster.topics({partition.topic for partition in reached})
+        for each in running:
+            fact = facts[each.partition.topic]
+            if isinstance(fact, str):
+                if "UNKNOWN_TOPIC" in fact:
+                    raise TopicReplaced(each.partition.topic)
+                continue
+            if not isinstance(fact, TopicFacts) or fact.topic_id != row_of(each).topic_id:
+                raise TopicReplaced(each.partition.topic)
+            if reached[each.partition] != row_of(each).verified_offset:
+                self._verified[each.partition] = reached[each.partition]
+
+    def _take_resumes(self) -> None:
+        halted = [each.partition for each in self._partitions if each.state is State.HALTED]
+        if not halted:
+            return
+        for partition in self._register.take_resumes(halted):
+            each = self._partitions[partition]
+            self._partitions.move(each, State.RECOVERING)
+            each.due = self._clock()
+            self._observer.noted("resumed", partition=str(partition))
+
+
+def row_of(each: Owned) -> Row:
+    assert each.row is not None, "a running partition has been recovered"
+    return each.row
+
+
+def offset_of(each: Owned) -> tuple[Partition, int, str]:
+    """K as it is to be sent: H, with lineage and token."""
+    row = row_of(each)
+    return each.partition, each.next_offset, make_metadata(row.lineage, row.token)
+
+
+def sent(each: Owned) -> None:
+    """K = H was sent and nothing cast a doubt on it."""
+    each.sent_offset = each.next_offset
+    each.empty_from = None
+
+
+def empty_advance(each: Owned, end: int) -> Advance:
+    """H to ``end`` without outputs; consecutive ones whose end was not sent share a row."""
+    row = row_of(each)
+    source = Source(row.topic_id, each.partition.number, row.lineage, each.next_offset, end)
+    return Advance(
+        progress_id=row.id,
+        lineage=row.lineage,
+        token=row.token,
+        first=each.next_offset,
+        next=end,
+        entry=seal(row.id, source, []),
+        extends=each.empty_from,
+    )
+
+
+def _stale(each: Owned) -> bool:
+    row = row_of(each)
+    return each.token_in_k != row.token and len(row.tokens_in_k) >= MANY_TOKENS

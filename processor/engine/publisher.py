@@ -1,0 +1,277 @@
+"""The one Kafka transaction. Nobody else begins, sends offsets, commits or aborts.
+
+A producer is used again only after a commit that left no doubt. librdkafka sends EndTxn and
+TxnOffsetCommit again by itself and then says success, while the late original can still act on a
+later transaction of the same producer epoch; its log lines alone tell. So the lines are read after
+every call, and after any doubt, and after every abort, the producer is retired: a new one with the
+same transactional id gets a new epoch, and what is late is refused.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from time import monotonic
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
+
+from processor.engine.batch import OutboxEntry, Partition
+from processor.engine.clients import CALL_TIMEOUT_SECONDS, Clients
+from processor.engine.cluster import told
+from processor.engine.failures import PublishDoubt
+from processor.engine.outbox import PROVENANCE_HEADER, provenance
+from processor.engine.steps import Step, Steps
+
+RESEND_MARKS = ("FAIL", "REQTMOUT")
+"""How the log lines begin that tell of a connection or a request that was given up."""
+
+FULL_QUEUE_SECONDS = 5.0
+LONGEST_TRANSACTION_SECONDS = 900.0
+"""The broker's default for ``transaction.max.timeout.ms``."""
+
+_FENCED = (
+    KafkaError._FENCED,
+    KafkaError.INVALID_PRODUCER_EPOCH,
+    KafkaError.PRODUCER_FENCED,
+    KafkaError.FENCED_INSTANCE_ID,
+)
+
+
+class _LogLines(logging.Handler):
+    """Keeps the lines that a re-send would leave."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.DEBUG)
+        self.suspicious: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        line = record.getMessage()
+        if line.startswith(RESEND_MARKS) and "Connect to" not in line:
+            self.suspicious.append(line)
+
+
+class _Line:
+    """One transactional producer, from its initialisation to its retirement."""
+
+    def __init__(
+        self, clients: Clients, transactional_id: str, timeout_seconds: float, steps: Steps
+    ) -> None:
+        self._steps = steps
+        self._lines = _LogLines()
+        self._logger = logging.Logger("processor.producer", logging.DEBUG)
+        self._logger.addHandler(self._lines)
+        self.failures: list[tuple[str, KafkaError]] = []
+        self.last_error: str | None = None
+        self._producer = clients.producer(
+            transactional_id, timeout_seconds, self._logger, self._delivered, self._failed
+        )
+
+    def initialise(self, timeout_seconds: float) -> None:
+        """Fence every producer before this one and end what it left open.
+
+        :raises PublishDoubt: when that did not succeed in time.
+        """
+        with self._call(Step.INITIALISE, timeout_seconds * 2, "init_transactions"):
+            self._producer.init_transactions(timeout_seconds)
+        # Its own retries chatter; what counts begins now.
+        self._producer.poll(0)
+        self._lines.suspicious.clear()
+
+    def begin(self) -> None:
+        with self._call(Step.SEND, None, "begin_transaction"):
+            self._producer.begin_transaction()
+
+    def produce(self, entries: Iterable[OutboxEntry]) -> None:
+        produce = self._producer.produce
+        with self._call(Step.SEND, None, "produce"):
+            for entry in entries:
+                for record, source in provenance(entry):
+                    fields: dict[str, Any] = {
+                        "topic": record.topic,
+                        "key": record.key,
+                        "value": record.value,
+                        "timestamp": record.timestamp,
+                        "headers": [*record.headers, (PROVENANCE_HEADER, source)],
+                    }
+                    if record.partition is not None:
+                        fields["partition"] = record.partition
+                    try:
+                        produce(**fields)
+                    except BufferError:
+                        self._wait_for_room(fields)
+            self._producer.poll(0)
+
+    def send_offsets(self, offsets: Sequence[TopicPartition], snapshot: object) -> None:
+        with self._call(Step.SEND_OFFSETS, None, "send_offsets_to_transaction"):
+            self._producer.send_offsets_to_transaction(
+                list(offsets), snapshot, CALL_TIMEOUT_SECONDS
+            )
+
+    def commit(self) -> None:
+        with self._call(Step.END, None, "commit_transaction"):
+            self._producer.commit_transaction(CALL_TIMEOUT_SECONDS)
+
+    def abort(self) -> None:
+        with self._call(Step.ABORT, None, "abort_transaction"):
+            self._producer.purge()
+            self._producer.abort_transaction(CALL_TIMEOUT_SECONDS)
+
+    def check(self) -> None:
+        """Serve reports and log lines; :raises PublishDoubt: for one that tells of harm."""
+        self._producer.poll(0)
+        if self.failures:
+            topic, error = self.failures[0]
+            raise PublishDoubt(
+                f"{len(self.failures)} outputs were not delivered: {topic}: {error.name()}",
+                refused=self._refused(),
+            )
+        if self._lines.suspicious:
+            raise PublishDoubt(f"a request may have been sent twice: {self._lines.suspicious[0]}")
+
+    def _refused(self) -> set[str]:
+        """Topics whose broker said no to a record for good, rather than not answering."""
+        return {topic for topic, error in self.failures if error.code() in REFUSALS}
+
+    def _wait_for_room(self, fields: dict[str, Any]) -> None:
+        deadline = monotonic() + FULL_QUEUE_SECONDS
+        while monotonic() < deadline:
+            self._producer.poll(0.05)
+            try:
+                self._producer.produce(**fields)
+            except BufferError:
+                continue
+            return
+        raise PublishDoubt("the producer's queue stays full")
+
+    @contextmanager
+    def _call(self, step: Step, limit_seconds: float | None, name: str) -> Iterator[None]:
+        try:
+            with self._steps.step(step, limit_seconds):
+                yield
+        except KafkaException as error:
+            self._producer.poll(0)
+            code = error.args[0].code() if error.args else None
+            reason = f"{name}: {told(error)}"
+            if self.last_error is not None and step is Step.INITIALISE:
+                reason += f" ({self.last_error})"
+            refused = self._refused() or ({name} if code in REFUSALS else set())
+            raise PublishDoubt(reason, refused=refused, fenced=code in _FENCED) from None
+
+    def _delivered(self, error: KafkaError | None, message: Any) -> None:
+        if error is not None:
+            self.failures.append((message.topic(), error))
+
+    def _failed(self, error: KafkaError) -> None:
+        self.last_error = f"{error.name()}: {error.str()}"
+
+
+REFUSALS = frozenset(
+    {
+        KafkaError.MSG_SIZE_TOO_LARGE,
+        KafkaError.INVALID_RECORD,
+        KafkaError.TOPIC_AUTHORIZATION_FAILED,
+        KafkaError.UNKNOWN_TOPIC_OR_PART,
+        KafkaError._UNKNOWN_TOPIC,
+        KafkaError._UNKNOWN_PARTITION,
+        KafkaError.TOPIC_EXCEPTION,
+        KafkaError.INVALID_TIMESTAMP,
+        KafkaError.POLICY_VIOLATION,
+        KafkaError.UNSUPPORTED_FOR_MESSAGE_FORMAT,
+    }
+)
+
+
+class Publisher:
+    """The slot's transactional producer, and when it is made anew.
+
+    :meth:`send` may run while Postgres commits; :meth:`commit` only after that commit is known.
+    """
+
+    def __init__(
+        self,
+        clients: Clients,
+        transactional_id: str,
+        transaction_timeout_seconds: float,
+        steps: Steps,
+    ) -> None:
+        self._clients = clients
+        self._transactional_id = transactional_id
+        self._usual_timeout_seconds = transaction_timeout_seconds
+        self._timeout_seconds = transaction_timeout_seconds
+        self._steps = steps
+        self._line: _Line | None = None
+        self._open = False
+
+    @property
+    def ready(self) -> bool:
+        return self._line is not None
+
+    def prepare(self) -> None:
+        """Initialise a new producer unless there is one without a doubt.
+
+        :raises PublishDoubt: when the broker did not answer in time.
+        """
+        if self._line is None:
+            line = _Line(self._clients, self._transactional_id, self._timeout_seconds, self._steps)
+            line.initialise(CALL_TIMEOUT_SECONDS)
+            self._line = line
+
+    def retire(self) -> None:
+        """Drop the producer; what it left open is ended when the next one is initialised."""
+        self._line = None
+        self._open = False
+
+    def lengthen(self) -> None:
+        """Give the next transaction twice the time: a republish may be long."""
+        self._timeout_seconds = min(2 * self._timeout_seconds, LONGEST_TRANSACTION_SECONDS)
+
+    def send(self, entries: Iterable[OutboxEntry]) -> None:
+        """Begin a transaction and hand over the outputs; they stay invisible.
+
+        :raises PublishDoubt: the producer is retired then.
+        """
+        with self._retiring():
+            line = self._ready_line()
+            line.begin()
+            self._open = True
+            line.produce(entries)
+
+    def commit(self, offsets: Sequence[tuple[Partition, int, str]], snapshot: object) -> None:
+        """Add the offsets with their metadata and end the transaction.
+
+        :param snapshot: the group metadata of the assignment under which the messages were read.
+        :raises PublishDoubt: the producer is retired then.
+        """
+        with self._retiring():
+            line = self._ready_line()
+            line.send_offsets(
+                [TopicPartition(*partition, at, metadata) for partition, at, metadata in offsets],
+                snapshot,
+            )
+            line.check()
+            line.commit()
+            self._open = False
+            line.check()
+            self._timeout_seconds = self._usual_timeout_seconds
+
+    def abandon(self) -> None:
+        """End without effect what :meth:`send` began, if anything; never raises."""
+        if self._open and self._line is not None:
+            with suppress(PublishDoubt):
+                self._line.abort()
+            self.retire()
+
+    def _ready_line(self) -> _Line:
+        if self._line is None:
+            raise PublishDoubt("there is no producer")
+        return self._line
+
+    @contextmanager
+    def _retiring(self) -> Iterator[None]:
+        try:
+            yield
+        except PublishDoubt:
+            self.retire()
+            raise

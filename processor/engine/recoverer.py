@@ -1,0 +1,379 @@
+"""Carries the recovery table out: reads everything, decides, does what was decided.
+
+One pass reads both stores afresh and never polls the consumer, so that assignment and snapshot
+stay the same in it; whatever a pass leaves undone the next one decides again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from processor.engine.batch import Committed, LogRange, OutboxEntry, Partition
+from processor.engine.cluster import Cluster, TopicFacts
+from processor.engine.consumer import Consumer
+from processor.engine.failures import PublishDoubt, ReadFailed
+from processor.engine.ledger import Ledger
+from processor.engine.locked_rows import Known, LockedRows
+from processor.engine.observer import Observer
+from processor.engine.partitions import Owned, Partitions, State
+from processor.engine.publisher import Publisher
+from processor.engine.recovery import (
+    REMEDIES,
+    CommitOffset,
+    Decision,
+    HaltAt,
+    MoveStart,
+    Reading,
+    Republish,
+    Resume,
+    Row,
+    Start,
+    Supersede,
+    Wait,
+    decide,
+    make_metadata,
+    read_metadata,
+)
+
+SECOND_READING_SECONDS = 1.0
+WAITING_AFTER_SECONDS = 5.0
+REPUBLISH_CHUNK_BYTES = 16_000_000
+OUTPUT_REFUSED = "output-refused"
+OUTPUT_REFUSED_REMEDY = (
+    "create the topic, raise its max.message.bytes or grant Write; it goes on by itself"
+)
+
+
+@dataclass(slots=True)
+class _Plan:
+    """What is to be done in Kafka once the renewed tokens are committed."""
+
+    resume: list[tuple[Owned, Row, Committed]] = field(default_factory=list)
+    commit: list[tuple[Owned, Row, CommitOffset]] = field(default_factory=list)
+    republish: list[tuple[Owned, Row, list[OutboxEntry]]] = field(default_factory=list)
+
+
+class Recoverer:
+    """The one path by which a partition comes to know where it stands."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        ledger: Ledger,
+        publisher: Publisher,
+        consumer: Consumer,
+        partitions: Partitions,
+        observer: Observer,
+        clock: Callable[[], float],
+        start_from: str | int,
+        halt_recheck_seconds: float,
+    ) -> None:
+        self._cluster = cluster
+        self._ledger = ledger
+        self._publisher = publisher
+        self._consumer = consumer
+        self._partitions = partitions
+        self._observer = observer
+        self._clock = clock
+        self._start_from = start_from
+        self._halt_recheck_seconds = halt_recheck_seconds
+
+    def run(self, due: Sequence[Owned]) -> None:
+        """One pass over these partitions.
+
+        :raises Doubt: when the outcome of a step is not known; the partitions stay as they are
+            and the next pass reads everything again.
+        """
+        if any(each.state is not State.HALTED for each in due):
+            self._publisher.prepare()
+        plan = self._read_and_decide(due)
+        self._resume(plan)
+        self._commit_offsets(plan)
+        self._republish(plan)
+
+    def _read_and_decide(self, due: Sequence[Owned]) -> _Plan:
+        plan = _Plan()
+        facts = self._cluster.topics({each.partition.topic for each in due})
+        committed = self._cluster.committed([each.partition for each in due])
+        ready = [each for each in due if not self._unread(each, facts, committed)]
+        if not ready:
+            return plan
+        k_of = {each.partition: _known(committed[each.partition]) for each in ready}
+        topic_ids = {name: f.topic_id for name, f in facts.items() if isinstance(f, TopicFacts)}
+        try:
+            with self._ledger.locked(k_of, topic_ids) as rows:
+                logs = self._cluster.log_ranges(list(k_of))
+                started: set[str] = set()
+                for each in ready:
+                    reading = self._reading(each, rows, topic_ids, k_of, logs)
+                    decision = decide(reading)
+                    self._observer.decided(each.partition, decision)
+                    self._apply(each, reading, decision, rows, facts, started, plan)
+        except ReadFailed as error:
+            for each in ready:
+                self._wait(each, str(error))
+            return _Plan()
+        return plan
+
+    def _unread(
+        self,
+        each: Owned,
+        facts: Mapping[str, TopicFacts | str],
+        committed: Mapping[Partition, Committed | str],
+    ) -> bool:
+        """Row 0: whether a reading is missing; the partition waits then."""
+        topic, k = facts[each.partition.topic], committed[each.partition]
+        for found in (topic, k):
+            if isinstance(found, str):
+                self._wait(each, found)
+                return True
+        return False
+
+    def _reading(
+        self,
+        each: Owned,
+        rows: LockedRows,
+        topic_ids: Mapping[str, str],
+        committed: Mapping[Partition, Committed],
+        logs: Mapping[Partition, LogRange],
+    ) -> Reading:
+        known: Known = rows.known[each.partition]
+        return Reading(
+            partition=each.partition,
+            topic_id=topic_ids[each.partition.topic],
+            system_identifier=self._ledger.system_identifier,
+            row=known.row,
+            older=known.older,
+            superseded=known.superseded,
+            other_cluster=known.other_cluster,
+            outbox=known.outbox,
+            committed=committed[each.partition],
+            log=logs.get(each.partition),
+            truncated=each.truncated,
+        )
+
+    def _apply(
+        self,
+        each: Owned,
+        reading: Reading,
+        decision: Decision,
+        rows: LockedRows,
+        facts: Mapping[str, TopicFacts | str],
+        started: set[str],
+        plan: _Plan,
+    ) -> None:
+        """The decision's part in Postgres, under the row lock; the rest goes into the plan."""
+        if isinstance(decision, Wait):
+            return self._wait(each, decision.why)
+        if isinstance(decision, HaltAt):
+            return self._halt(each, decision)
+        each.suspected = None
+        if each.state is State.HALTED and not isinstance(decision, Resume):
+            return self._again(each)
+        if isinstance(decision, Start):
+            return self._start(each, rows, facts, started)
+        if isinstance(decision, Supersede):
+            return self._supersede(each, reading, decision, rows)
+        row = reading.row
+        assert row is not None, "the other decisions are of a row"
+        if isinstance(decision, MoveStart):
+            rows.move_start(row, each.partition, decision.to, reading.committed)
+            each.due = self._clock()
+            return None
+        self._renew(each, row, reading, decision, rows, plan)
+        return None
+
+    def _renew(
+        self,
+        each: Owned,
+        row: Row,
+        reading: Reading,
+        decision: CommitOffset | Republish | Resume,
+        rows: LockedRows,
+        plan: _Plan,
+    ) -> None:
+        """A new token first: from its commit on nobody else can move this partition."""
+        ours = read_metadata(reading.committed.metadata)
+        published = decision.offset if isinstance(decision, Resume) else None
+        token = rows.renew(row, ours[1] if ours else None, published)
+        renewed = replace(row, token=token)
+        if isinstance(decision, Resume):
+            plan.resume.append((each, renewed, reading.committed))
+        elif isinstance(decision, CommitOffset):
+            plan.commit.append((each, renewed, decision))
+        else:
+            entries = [e for e in rows.known[each.partition].entries if e.next > decision.start]
+            plan.republish.append((each, renewed, entries))
+
+    def _start(
+        self,
+        each: Owned,
+        rows: LockedRows,
+        facts: Mapping[str, TopicFacts | str],
+        started: set[str],
+    ) -> None:
+        """Row 4. The first start takes all the topic's partitions, so that they agree on it."""
+        topic, number = each.partition
+        fact = facts[topic]
+        assert isinstance(fact, TopicFacts), "the topic was read"
+        each.due = self._clock()
+        if topic in started:
+            return
+        initial = rows.initial_partitions(topic, fact.topic_id)
+        if initial is None:
+            everything = [Partition(topic, n) for n in range(fact.partitions)]
+            positions = self._cluster.positions(everything, self._start_from)
+            started.add(topic)
+            why, initial = "first start", fact.partitions
+        else:
+            late = number >= initial
+            positions = self._cluster.positions(
+                [each.partition], "earliest" if late else self._start_from
+            )
+            why = "partition added" if late else "first start"
+        rows.start(
+            topic,
+            fact.topic_id,
+            {partition.number: at for partition, at in positions.items()},
+            initial,
+            why,
+            Committed(None, None),
+        )
+
+    def _supersede(
+        self, each: Owned, reading: Reading, decision: Supersede, rows: LockedRows
+    ) -> None:
+        if reading.log is None or reading.topic_id is None:
+            return self._wait(each, "the log's range could not be read")
+        rows.supersede(
+            decision.old, each.partition, reading.topic_id, reading.log.start, reading.committed
+        )
+        each.due = self._clock()
+        return None
+
+    def _resume(self, plan: _Plan) -> None:
+        positions = {}
+        for each, row, committed in plan.resume:
+            each.row = row
+            each.next_offset = each.sent_offset = each.published_offset = row.next_offset
+            ours = read_metadata(committed.metadata)
+            each.token_in_k = ours[1] if ours else None
+            each.empty_from = None
+            each.truncated = each.refused = False
+            each.waiting_since = 0.0
+            if each.state is State.HALTED:
+                self._partitions.move(each, State.RECOVERING)
+            self._partitions.move(each, State.RUNNING)
+            positions[each.partition] = (row.next_offset, row.leader_epoch)
+        self._consumer.start(positions)
+
+    def _commit_offsets(self, plan: _Plan) -> None:
+        """Rows 7, 9, 12: one Kafka transaction without outputs, then K is read back."""
+        if not plan.commit:
+            return
+        self._publisher.send([])
+        self._publisher.commit(
+            [
+                (each.partition, decision.offset, make_metadata(row.lineage, row.token))
+                for each, row, decision in plan.commit
+            ],
+            self._consumer.snapshot,
+        )
+        intents = [(each, row, d) for each, row, d in plan.commit if d.intent is not None]
+        committed = self._cluster.committed([e.partition for e, _, _ in intents]) if intents else {}
+        for each, row, decision in intents:
+            k = committed[each.partition]
+            wanted = Committed(decision.offset, make_metadata(row.lineage, row.token))
+            if k == wanted and decision.intent is not None:
+                self._ledger.clear_intent(row, decision.intent, decision.offset, row.token)
+        for each, _, _ in plan.commit:
+            each.due = self._clock()
+
+    def _republish(self, plan: _Plan) -> None:
+        """Row 17, one partition per transaction: one that is refused holds up no other."""
+        for each, row, entries in plan.republish:
+            metadata = make_metadata(row.lineage, row.token)
+            try:
+                for chunk in chunks(entries, REPUBLISH_CHUNK_BYTES):
+                    self._publisher.send(chunk)
+                    self._publisher.commit(
+                        [(each.partition, chunk[-1].next, metadata)], self._consumer.snapshot
+                    )
+            except PublishDoubt as doubt:
+                if not doubt.refused:
+                    self._publisher.lengthen()
+                    raise
+                self._refused(each, doubt)
+                self._publisher.prepare()
+            else:
+                each.refused = False
+                each.due = self._clock()
+                self._observer.noted(
+                    "republished",
+                    partition=str(each.partition),
+                    first=entries[0].first,
+                    next=entries[-1].next,
+                    outputs=sum(len(entry.records) for entry in entries),
+                )
+
+    def _refused(self, each: Owned, doubt: PublishDoubt) -> None:
+        """Set the partition aside; its outputs are kept and tried again."""
+        each.refused = True
+        each.doubts += 1
+        each.due = self._clock() + min(30.0, 0.5 * 2.0 ** min(each.doubts, 6))
+        self._partitions.move(
+            each, State.WAITING, OUTPUT_REFUSED, str(doubt), OUTPUT_REFUSED_REMEDY
+        )
+
+    def _halt(self, each: Owned, decision: HaltAt) -> None:
+        """A halt needs two complete, equal readings a second apart."""
+        now = self._clock()
+        if each.suspected != decision:
+            each.suspected = decision
+            each.due = now + SECOND_READING_SECONDS
+            return
+        each.due = now + self._halt_recheck_seconds
+        if each.state is State.HALTED and each.reason != decision.reason:
+            self._partitions.move(each, State.RECOVERING)
+        self._partitions.move(
+            each,
+            State.HALTED,
+            decision.reason.value,
+            decision.detail,
+            REMEDIES[decision.reason],
+        )
+
+    def _again(self, each: Owned) -> None:
+        """A halted partition has something to commit: the full path, with a new producer."""
+        self._publisher.retire()
+        self._partitions.move(each, State.RECOVERING)
+        each.due = self._clock()
+
+    def _wait(self, each: Owned, why: str) -> None:
+        """Ask again soon; after a while say so."""
+        now = self._clock()
+        if not each.waiting_since:
+            each.waiting_since = now
+        waited = now - each.waiting_since
+        each.due = now + min(1.0, 0.05 + waited / 10)
+        if waited > WAITING_AFTER_SECONDS and each.state in (State.RECOVERING, State.WAITING):
+            self._partitions.move(each, State.WAITING, "waiting", why)
+
+
+def _known(found: Committed | str) -> Committed:
+    assert isinstance(found, Committed), "partitions whose K is unknown wait"
+    return found
+
+
+def chunks(entries: Sequence[OutboxEntry], limit_bytes: int) -> list[list[OutboxEntry]]:
+    """Consecutive entries, each chunk within the limit or of one entry."""
+    found: list[list[OutboxEntry]] = []
+    size = 0
+    for entry in entries:
+        size += len(entry.payload)
+        if not found or size > limit_bytes:
+            found.append([])
+            size = len(entry.payload)
+        found[-1].append(entry)
+    return found

@@ -1,0 +1,239 @@
+"""The handler's writes on the open Postgres transaction: COPY, upserts, statements."""
+
+from __future__ import annotations
+
+import datetime
+import decimal
+import uuid
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any
+
+import psycopg
+from psycopg import sql
+from psycopg.adapt import PyFormat, Transformer
+from sqlalchemy import ARRAY, Executable, Table
+from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
+from sqlalchemy.sql import ClauseElement
+
+from processor.engine.database import Connection, of_handler, text
+from processor.errors import PipelineError
+from processor.transaction import Parameters, Row, Statement
+from processor.writes import CopyWrite, Operation, UpsertWrite
+
+_dialect = PGDialect_psycopg()  # type: ignore[no-untyped-call]
+_ESCAPES = str.maketrans({"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"})
+
+UPSERT_CHUNK_ROWS = 5_000
+
+
+class PostgresSession:
+    """Implements ``processor.transaction.Session``.
+
+    ``failure`` keeps the first error, so that a handler that swallows one cannot pass for fine:
+    Postgres has aborted the transaction by then.
+    """
+
+    def __init__(self, open_connection: Callable[[], Connection]) -> None:
+        self._connection = open_connection
+        self.failure: Exception | None = None
+
+    def copy(self, write: CopyWrite) -> None:
+        connection = self._connection()
+        with self._watched(connection):
+            data = copy_text(connection, write)
+            with connection.cursor().copy(_copy_statement(write.table, write.columns)) as copy:
+                copy.write(data)
+
+    def upsert(self, write: UpsertWrite) -> None:
+        connection = self._connection()
+        processors = _bind_processors(write.table, write.columns)
+        statement = _upsert_statement(write.table, write.key, write.operations)
+        with self._watched(connection):
+            for start in range(0, len(write.rows), UPSERT_CHUNK_ROWS):
+                rows = _processed(write.rows[start : start + UPSERT_CHUNK_ROWS], processors)
+                if statement.by_arrays:
+                    columns = [list(column) for column in zip(*rows, strict=True)]
+                    connection.execute(statement.query, columns)
+                else:
+                    connection.cursor().executemany(statement.query, rows)
+
+    def execute(self, statement: Statement, parameters: Parameters) -> int:
+        connection = self._connection()
+        with self._watched(connection):
+            return self._run(connection, statement, parameters).rowcount
+
+    def fetch_one(self, statement: Statement, parameters: Parameters) -> Row | None:
+        connection = self._connection()
+        with self._watched(connection):
+            return self._run(connection, statement, parameters).fetchone()
+
+    def fetch_all(self, statement: Statement, parameters: Parameters) -> list[Row]:
+        connection = self._connection()
+        with self._watched(connection):
+            return self._run(connection, statement, parameters).fetchall()
+
+    def _run(
+        self, connection: Connection, statement: Statement, parameters: Parameters
+    ) -> psycopg.Cursor[Row]:
+        if isinstance(statement, str):
+            return connection.execute(text(statement), parameters)
+        query, values = _compiled(statement, parameters)
+        return connection.execute(text(query), values)
+
+    def _watched(self, connection: Connection) -> _Watched:
+        return _Watched(self, connection)
+
+
+class _Watched:
+    """Sorts an error by who is to blame and remembers it."""
+
+    def __init__(self, session: PostgresSession, connection: Connection) -> None:
+        self._session = session
+        self._sorting = of_handler(connection)
+
+    def __enter__(self) -> None:
+        self._sorting.__enter__()
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        try:
+            self._sorting.__exit__(kind, error, trace)
+        except Exception as sorted_error:
+            self._session.failure = self._session.failure or sorted_error
+            raise
+
+
+def _compiled(statement: Executable, parameters: Parameters) -> tuple[str, Any]:
+    if not isinstance(statement, ClauseElement):
+        raise PipelineError(
+            f"cannot execute {statement!r}: neither text nor a SQLAlchemy statement"
+        )
+    compiled = statement.compile(dialect=_dialect, compile_kwargs={"render_postcompile": True})
+    given = parameters if isinstance(parameters, dict) else None
+    values: dict[str, Any] = dict(compiled.construct_params(given) or {})
+    processors: Any = getattr(compiled, "_bind_processors", {})
+    for name, process in processors.items():
+        if name in values:
+            values[name] = process(values[name])
+    return str(compiled), values
+
+
+def _identifier(table: Table) -> sql.Composable:
+    names = (table.schema, table.name) if table.schema else (table.name,)
+    return sql.Identifier(*names)
+
+
+@lru_cache(maxsize=1024)
+def _copy_statement(table: Table, columns: tuple[str, ...]) -> sql.Composed:
+    names = sql.SQL(", ").join(map(sql.Identifier, columns))
+    return sql.SQL("COPY {} ({}) FROM STDIN").format(_identifier(table), names)
+
+
+class _Upsert:
+    def __init__(self, query: sql.Composed, by_arrays: bool) -> None:
+        self.query = query
+        self.by_arrays = by_arrays
+
+
+@lru_cache(maxsize=1024)
+def _upsert_statement(
+    table: Table, key: tuple[str, ...], operations: tuple[tuple[str, Operation], ...]
+) -> _Upsert:
+    columns = (*key, *(name for name, _ in operations))
+    types = [table.columns[name].type for name in columns]
+    by_arrays = not any(isinstance(kind, ARRAY) for kind in types)
+    casts = [sql.SQL(text(kind.compile(dialect=_dialect))) for kind in types]
+    if by_arrays:
+        arrays = sql.SQL(", ").join(sql.SQL("%s::{}[]").format(cast) for cast in casts)
+        source = sql.SQL("SELECT * FROM unnest({})").format(arrays)
+    else:
+        values = sql.SQL(", ").join(sql.SQL("%s::{}").format(cast) for cast in casts)
+        source = sql.SQL("VALUES ({})").format(values)
+    query = sql.SQL("INSERT INTO {} AS t ({}) {} ON CONFLICT ({}) DO {}").format(
+        _identifier(table),
+        sql.SQL(", ").join(map(sql.Identifier, columns)),
+        source,
+        sql.SQL(", ").join(map(sql.Identifier, key)),
+        _changes(operations),
+    )
+    return _Upsert(query, by_arrays)
+
+
+_CHANGES: dict[Operation, sql.SQL] = {
+    "add": sql.SQL("{c} = COALESCE(t.{c}, 0) + COALESCE(EXCLUDED.{c}, 0)"),
+    "max": sql.SQL("{c} = GREATEST(t.{c}, EXCLUDED.{c})"),
+    "min": sql.SQL("{c} = LEAST(t.{c}, EXCLUDED.{c})"),
+    "set": sql.SQL("{c} = EXCLUDED.{c}"),
+}
+
+
+def _changes(operations: tuple[tuple[str, Operation], ...]) -> sql.Composable:
+    if not operations:
+        return sql.SQL("NOTHING")
+    changes = (_CHANGES[how].format(c=sql.Identifier(name)) for name, how in operations)
+    return sql.SQL("UPDATE SET {}").format(sql.SQL(", ").join(changes))
+
+
+@lru_cache(maxsize=1024)
+def _bind_processors(
+    table: Table, columns: tuple[str, ...]
+) -> tuple[Callable[[Any], Any] | None, ...]:
+    """How SQLAlchemy's types want their values before they go to psycopg (JSONB, enums, …)."""
+    kinds = (table.columns[name].type for name in columns)
+    return tuple(kind.dialect_impl(_dialect).bind_processor(_dialect) for kind in kinds)
+
+
+def _processed(
+    rows: Sequence[tuple[Any, ...]], processors: tuple[Callable[[Any], Any] | None, ...]
+) -> Sequence[tuple[Any, ...]]:
+    if not any(processors):
+        return rows
+    return [
+        tuple(
+            value if process is None else process(value)
+            for value, process in zip(row, processors, strict=True)
+        )
+        for row in rows
+    ]
+
+
+def copy_text(connection: Connection, write: CopyWrite) -> bytes:
+    """The rows in COPY's text format, complete in memory before COPY begins."""
+    rows = _processed(write.rows, _bind_processors(write.table, write.columns))
+    adapt = _Adapter(connection)
+    lines = ["\t".join([_field(value, adapt) for value in row]) for row in rows]
+    return ("\n".join(lines) + "\n").encode()
+
+
+class _Adapter:
+    """Writes what is not a plain Python value the way psycopg would."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._transformer = Transformer(connection)
+
+    def __call__(self, value: Any) -> str:
+        dumped = self._transformer.get_dumper(value, PyFormat.TEXT).dump(value)
+        if dumped is None:
+            return "\\N"
+        plain: str = str(bytes(dumped), "utf-8")
+        return plain.translate(_ESCAPES)
+
+
+_PLAIN = (datetime.datetime, datetime.date, datetime.time, decimal.Decimal, uuid.UUID)
+
+
+def _field(value: Any, adapt: Callable[[Any], str]) -> str:
+    if value is None:
+        return "\\N"
+    kind = type(value)
+    if kind is str:
+        return str(value).translate(_ESCAPES)
+    if kind is int or kind is float:
+        return repr(value)
+    if kind is bool:
+        return "t" if value else "f"
+    if kind is bytes:
+        return "\\\\x" + value.hex()
+    if kind in _PLAIN:
+        return str(value)
+    return adapt(value)

@@ -1,0 +1,236 @@
+"""The one Postgres transaction of a batch: handlers' writes, outbox, compare-and-set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from processor.engine.batch import DeadLetter, OutboxEntry
+from processor.engine.database import Connection, Database, doubtful
+from processor.engine.failures import OwnerChanged
+from processor.engine.session import PostgresSession
+from processor.engine.steps import Step, Steps
+
+SAVEPOINT = "message"
+
+
+@dataclass(frozen=True, slots=True)
+class Advance:
+    """One partition's step from ``first`` to ``next``, valid for one lineage and token only.
+
+    ``extends`` is the first offset of an outbox row without outputs, not yet sent as K, that is
+    lengthened instead of adding another one.
+    """
+
+    progress_id: int
+    lineage: str
+    token: str
+    first: int
+    next: int
+    entry: OutboxEntry | None
+    extends: int | None = None
+    leader_epoch: int | None = None
+    handled: int = 0
+    dead_letters: Sequence[DeadLetter] = ()
+    skipped: int = 0
+
+
+class Store:
+    """Opens the transaction when something is first written, and commits it once.
+
+    ``session`` is what handlers write through.
+    """
+
+    def __init__(self, database: Database, group_id: str, steps: Steps) -> None:
+        self._database = database
+        self._group_id = group_id
+        self._steps = steps
+        self._in_transaction = False
+        self.session = PostgresSession(self._open)
+
+    def savepoint(self) -> None:
+        with doubtful("savepoint"):
+            self._open().execute(f"SAVEPOINT {SAVEPOINT}", prepare=False)
+
+    def release(self) -> None:
+        with doubtful("release savepoint"):
+            self._open().execute(f"RELEASE SAVEPOINT {SAVEPOINT}", prepare=False)
+
+    def rollback_to_savepoint(self) -> None:
+        """Undo what was written since :meth:`savepoint`; the transaction goes on."""
+        self.session.failure = None
+        with doubtful("rollback to savepoint"):
+            self._open().execute(
+                f"ROLLBACK TO SAVEPOINT {SAVEPOINT}; RELEASE SAVEPOINT {SAVEPOINT}", prepare=False
+            )
+
+    def rollback(self) -> None:
+        """Forget everything since the last commit; never raises."""
+        if self._in_transaction:
+            self._database.rollback()
+        self._finished()
+
+    def commit(self, advances: Sequence[Advance], topics: dict[int, tuple[str, str]]) -> None:
+        """Write outbox, dead letters and progress, then commit.
+
+        The number of rows that the compare-and-set hit is read before COMMIT is sent.
+
+        :param topics: name and id of the topic of each progress id.
+        :raises OwnerChanged: when another owner was faster; nothing is committed.
+        :raises DatabaseDoubt: when the outcome is not certain.
+        """
+        with doubtful("outbox"), self._steps.step(Step.STORE):
+            connection = self._open()
+            self._write_outbox(connection, advances)
+            self._write_dead_letters(connection, advances, topics)
+            moved = _compare_and_set(connection, advances)
+        if moved != len(advances):
+            self.rollback()
+            raise OwnerChanged(f"{len(advances) - moved} of {len(advances)} partitions moved on")
+        self._database.commit()
+        self._finished()
+
+    def _open(self) -> Connection:
+        if not self._in_transaction:
+            with doubtful("begin"), self._steps.step(Step.BEGIN):
+                connection = self._database.begin()
+            self._in_transaction = True
+            return connection
+        return self._database.connection()
+
+    def _finished(self) -> None:
+        self._in_transaction = False
+        self.session.failure = None
+
+    def _write_outbox(self, connection: Connection, advances: Sequence[Advance]) -> None:
+        for advance in advances:
+            if advance.extends is not None:
+                _extend(connection, advance)
+        entries = [a.entry for a in advances if a.entry is not None and a.extends is None]
+        if entries:
+            connection.execute(_INSERT_OUTBOX, _outbox_columns(entries))
+
+    def _write_dead_letters(
+        self,
+        connection: Connection,
+        advances: Sequence[Advance],
+        topics: dict[int, tuple[str, str]],
+    ) -> None:
+        rows = [
+            (self._group_id, *topics[advance.progress_id], *_dead_letter_row(letter))
+            for advance in advances
+            for letter in advance.dead_letters
+        ]
+        if rows:
+            connection.cursor().executemany(_INSERT_DEAD_LETTER, rows)
+
+
+_INSERT_OUTBOX = """
+INSERT INTO processor.outbox
+    (progress_id, first_offset, next_offset, output_count, checksum, payload)
+SELECT * FROM unnest(%b::bigint[], %b::bigint[], %b::bigint[], %b::int[], %b::bigint[], %b::bytea[])
+"""
+
+_INSERT_DEAD_LETTER = """
+INSERT INTO processor.dead_letters
+    (group_id, topic, topic_id, partition, "offset", key, value, headers, "timestamp",
+     handler, error, reason, trace, attempts)
+VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+"""
+
+_COMPARE_AND_SET = """
+WITH batch AS (
+    SELECT * FROM unnest(
+        %s::bigint[], %s::text[], %s::text[], %s::bigint[], %s::bigint[],
+        %s::int[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[]
+    ) AS b (id, lineage, token, first, next, epoch, handled, outputs, dead_lettered, skipped)
+), locked AS (
+    SELECT p.id FROM processor.progress p JOIN batch b ON b.id = p.id
+    WHERE p.next_offset = b.first AND p.token = b.token AND p.lineage = b.lineage
+        AND p.intent IS NULL AND p.superseded_at IS NULL
+    ORDER BY p.id FOR UPDATE OF p
+), moved AS (
+    UPDATE processor.progress p SET
+        next_offset = b.next,
+        leader_epoch = COALESCE(b.epoch, p.leader_epoch),
+        handled = p.handled + b.handled,
+        outputs = p.outputs + b.outputs,
+        dead_lettered = p.dead_lettered + b.dead_lettered,
+        skipped = p.skipped + b.skipped,
+        updated_at = now()
+    FROM batch b JOIN locked l ON l.id = b.id
+    WHERE p.id = b.id AND p.next_offset = b.first AND p.token = b.token
+        AND p.lineage = b.lineage AND p.intent IS NULL AND p.superseded_at IS NULL
+    RETURNING p.id
+)
+SELECT count(*) FROM moved
+"""
+
+
+def _compare_and_set(connection: Connection, advances: Sequence[Advance]) -> int:
+    """Move each H from ``first`` to ``next`` where lineage and token still hold; rows moved."""
+    ordered = sorted(advances, key=lambda advance: advance.progress_id)
+    columns = zip(*map(_progress_row, ordered), strict=True)
+    row = connection.execute(_COMPARE_AND_SET, [list(column) for column in columns]).fetchone()
+    return int(row[0]) if row else 0
+
+
+def _progress_row(advance: Advance) -> tuple[object, ...]:
+    outputs = len(advance.entry.records) if advance.entry is not None else 0
+    return (
+        advance.progress_id,
+        advance.lineage,
+        advance.token,
+        advance.first,
+        advance.next,
+        advance.leader_epoch,
+        advance.handled,
+        outputs,
+        len(advance.dead_letters),
+        advance.skipped,
+    )
+
+
+def _extend(connection: Connection, advance: Advance) -> None:
+    """Lengthen the row without outputs that ends at ``first``.
+
+    It is ours alone: its end was not sent as K, and the compare-and-set below refuses everything
+    if another owner has come meanwhile.
+    """
+    cursor = connection.execute(
+        "UPDATE processor.outbox SET next_offset = %s WHERE progress_id = %s"
+        " AND first_offset = %s AND next_offset = %s AND output_count = 0",
+        (advance.next, advance.progress_id, advance.extends, advance.first),
+    )
+    if cursor.rowcount != 1:
+        raise OwnerChanged(f"the outbox row at {advance.extends} is gone")
+
+
+def _outbox_columns(entries: Sequence[OutboxEntry]) -> list[list[object]]:
+    rows = (
+        (e.progress_id, e.first, e.next, len(e.records), e.checksum, e.payload) for e in entries
+    )
+    return [list(column) for column in zip(*rows, strict=True)]
+
+
+def _dead_letter_row(letter: DeadLetter) -> tuple[object, ...]:
+    return (
+        letter.partition.number,
+        letter.offset,
+        letter.key,
+        letter.value,
+        msgspec.msgpack.encode(list(letter.headers)),
+        letter.timestamp,
+        letter.handler,
+        letter.error,
+        _storable(letter.reason),
+        None if letter.trace is None else _storable(letter.trace),
+        letter.attempts,
+    )
+
+
+def _storable(text: str) -> str:
+    """Postgres text takes neither NUL nor lone surrogates; a reason may quote a message's."""
+    return text.replace("\x00", "\\x00").encode("utf-8", "backslashreplace").decode()

@@ -1,0 +1,333 @@
+"""The loop: consume, handle, store, publish; recover whatever is in doubt."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from math import inf
+from typing import Protocol
+
+from processor.engine.batch import Handled, Partition, Slice, Source, Stop
+from processor.engine.consumer import Consumer, Fetched
+from processor.engine.failures import Doubt, MemberFenced, PublishDoubt, Restart
+from processor.engine.handling import Handling
+from processor.engine.housekeeping import (
+    Housekeeping,
+    TopicReplaced,
+    offset_of,
+    row_of,
+    sent,
+)
+from processor.engine.isolation import Isolation
+from processor.engine.observer import Observer
+from processor.engine.outbox import seal
+from processor.engine.partitions import Owned, Partitions, State
+from processor.engine.publisher import Publisher
+from processor.engine.recoverer import Recoverer
+from processor.engine.register import Register
+from processor.engine.store import Advance, Store
+from processor.errors import Exit, SlotTaken
+
+IDLE_SECONDS = 0.1
+MAX_RESTARTS = 5
+REJOIN_SECONDS = 3.0
+RESUME_REMEDY = "processor resume, after the cause is mended"
+
+
+class Clock(Protocol):
+    """Monotonic seconds, and how to let them pass."""
+
+    def now(self) -> float: ...
+
+    def sleep(self, seconds: float) -> None: ...
+
+
+@dataclass(slots=True)
+class Rooms:
+    """The worker's collaborators, one for each role."""
+
+    partitions: Partitions
+    handling: Handling
+    isolation: Isolation
+    store: Store
+    publisher: Publisher
+    register: Register
+    observer: Observer
+    clock: Clock
+
+
+class Worker:
+    """Conducts one slot. Consumer, recoverer and housekeeping are attached after it is made,
+    because the consumer reports assignments to it.
+    """
+
+    consumer: Consumer
+    recoverer: Recoverer
+    housekeeping: Housekeeping
+
+    def __init__(self, rooms: Rooms, incarnation: str, stopping: Callable[[], bool]) -> None:
+        self._rooms = rooms
+        self._partitions = rooms.partitions
+        self._incarnation = incarnation
+        self._stopping = stopping
+        self._clock = rooms.clock
+
+    def run(self, beat: Callable[[], None]) -> Exit:
+        """Work until asked to stop, then drain.
+
+        :raises SlotTaken: when another process has claimed this slot.
+        """
+        self._rooms.register.claim(self._incarnation)
+        self.consumer.subscribe()
+        while not self._stopping():
+            beat()
+            try:
+                self.turn()
+            except MemberFenced as error:
+                self._still_ours()
+                self._rooms.observer.noted("member-fenced", reason=str(error))
+                return Exit.STUCK  # a fresh process joins anew
+        return self.drain()
+
+    def turn(self) -> None:
+        """Once around: a batch if there is one, then whatever is due."""
+        fetched = self.consumer.fetch(self._patience())
+        self._distrust(fetched)
+        if fetched.slices:
+            self._process(fetched.slices)
+        self._try_again()
+        self._recover()
+        self._keep_house()
+
+    def drain(self) -> Exit:
+        """Finish: K = H and P for what is known; the rest is for the next owner's recovery."""
+        halted = [each.state is State.HALTED for each in self._partitions]
+        self._give_up(set(self._partitions.owned))
+        try:
+            self.housekeeping.leave()
+        except Doubt as doubt:
+            self._rooms.observer.noted("drain-incomplete", reason=str(doubt))
+        self.consumer.close()
+        return Exit.ALL_HALTED if halted and all(halted) else Exit.OK
+
+    def assigned(self, partitions: Collection[Partition]) -> None:
+        """Inside the callback: everything owned is recovered under the new snapshot."""
+        self._rooms.publisher.retire()
+        self._partitions.replace(partitions)
+        self._rooms.observer.assigned(partitions)
+
+    def revoked(self, partitions: Collection[Partition]) -> None:
+        """Inside the callback: give away cleanly what can be; the rest waits for an assignment."""
+        self._give_up(partitions)
+        self._partitions.remove(partitions)
+        for each in self._partitions.running():
+            self._partitions.move(each, State.RECOVERING)
+            each.due = self._clock.now() + REJOIN_SECONDS
+
+    def lost(self, partitions: Collection[Partition]) -> None:
+        """Inside the callback: somebody else may have them already."""
+        self._rooms.publisher.retire()
+        self._partitions.remove(partitions)
+
+    def _give_up(self, partitions: Collection[Partition]) -> None:
+        try:
+            self.housekeeping.finish(partitions)
+        except Doubt as doubt:
+            self._rooms.publisher.retire()
+            self._rooms.observer.doubted(str(doubt), partitions)
+
+    def _patience(self) -> float:
+        """How long to wait for a message: not at all while something is due."""
+        soonest = min(
+            (e.due for e in self._partitions if e.state is not State.RUNNING), default=inf
+        )
+        return min(IDLE_SECONDS, max(0.0, soonest - self._clock.now()))
+
+    def _distrust(self, fetched: Fetched) -> None:
+        for partition in fetched.truncated:
+            if partition in self._partitions.owned:
+                self._partitions[partition].truncated = True
+        for partition, why in fetched.doubtful.items():
+            self._doubt(Doubt(why), [partition])
+        for each in list(fetched.slices):
+            owned = self._partitions[each.partition]
+            if owned.state is not State.RUNNING or owned.next_offset != each.first:
+                fetched.slices.remove(each)
+                why = f"fetched from {each.first}, but H is {owned.next_offset}"
+                self._doubt(Doubt(why), [each.partition])
+
+    def _process(self, slices: Sequence[Slice]) -> None:
+        """One batch, in one Postgres and one Kafka transaction."""
+        began = self._clock.now()
+        try:
+            handled = self._handle(slices)
+            self._take_effect(handled)
+        except Doubt as doubt:
+            self._rooms.store.rollback()
+            self._rooms.publisher.abandon()
+            self._doubt(doubt, [each.partition for each in slices])
+            return
+        for each in handled:
+            self._go_on(each)
+        self._rooms.observer.committed(
+            partitions=len(handled),
+            handled=sum(each.handled for each in handled),
+            outputs=sum(len(each.records) for each in handled),
+            dead_letters=sum(len(each.dead_letters) for each in handled),
+            seconds=self._clock.now() - began,
+        )
+
+    def _handle(self, slices: Sequence[Slice]) -> list[Handled]:
+        """Run the handlers: all at once, and if that fails message by message."""
+        run: Callable[[Sequence[Slice]], list[Handled]] = self._rooms.handling.run
+        for attempt in range(MAX_RESTARTS * 2):
+            try:
+                return run(slices)
+            except Restart:
+                self._rooms.store.rollback()
+                self._clock.sleep(random.uniform(0.005, 0.02) * 2**attempt)  # noqa: S311
+            except Doubt:
+                raise
+            except Exception:
+                if run == self._rooms.isolation.run:
+                    raise
+                self._rooms.store.rollback()
+                run = self._rooms.isolation.run
+        raise Doubt("deadlocks or serialization failures do not end")
+
+    def _take_effect(self, handled: Sequence[Handled]) -> None:
+        """Postgres, then Kafka. Outputs may travel while Postgres commits; they stay invisible
+        until the offsets are sent and the transaction ends, which is after that commit is known.
+        """
+        moved = [each for each in handled if each.next > each.first]
+        if not moved:
+            self._rooms.store.rollback()
+            return
+        advances = [self._advance(each) for each in moved]
+        entries = [a.entry for a in advances if a.entry is not None and a.entry.records]
+        if entries:
+            self._rooms.publisher.prepare()
+            self._rooms.publisher.send(entries)
+        self._rooms.store.commit(advances, self._topics(moved))
+        for each in moved:
+            self._believe(each)
+        if entries:
+            owned = [self._partitions[each.partition] for each in moved]
+            self._rooms.publisher.commit(
+                [offset_of(each) for each in owned], self.consumer.snapshot
+            )
+            for one in owned:
+                sent(one)
+
+    def _advance(self, handled: Handled) -> Advance:
+        owned = self._partitions[handled.partition]
+        row = row_of(owned)
+        source = Source(
+            row.topic_id, handled.partition.number, row.lineage, handled.first, handled.next
+        )
+        return Advance(
+            progress_id=row.id,
+            lineage=row.lineage,
+            token=row.token,
+            first=handled.first,
+            next=handled.next,
+            entry=seal(row.id, source, handled.records),
+            extends=None if handled.records else owned.empty_from,
+            leader_epoch=handled.leader_epoch,
+            handled=handled.handled,
+            dead_letters=handled.dead_letters,
+            skipped=handled.skipped,
+        )
+
+    def _topics(self, moved: Sequence[Handled]) -> dict[int, tuple[str, str]]:
+        rows = [(each.partition.topic, row_of(self._partitions[each.partition])) for each in moved]
+        return {row.id: (topic, row.topic_id) for topic, row in rows}
+
+    def _believe(self, handled: Handled) -> None:
+        """H moved; a row without outputs waits to be lengthened until its end is sent as K."""
+        owned = self._partitions[handled.partition]
+        if handled.records:
+            owned.empty_from = None
+        elif owned.empty_from is None:
+            owned.empty_from = handled.first
+        owned.next_offset = handled.next
+        owned.doubts = 0
+
+    def _go_on(self, handled: Handled) -> None:
+        if handled.stop is not None:
+            self._stop(self._partitions[handled.partition], handled.stop)
+        elif handled.rest:
+            self.consumer.give_back(Slice(handled.partition, handled.next, handled.rest))
+
+    def _stop(self, owned: Owned, stop: Stop) -> None:
+        """Hold a partition at H, for a while or until somebody resumes it."""
+        self.consumer.hold([owned.partition])
+        if stop.retry_after_seconds is None:
+            owned.due = inf
+            self._partitions.move(owned, State.HALTED, stop.reason, stop.detail, RESUME_REMEDY)
+        else:
+            owned.due = self._clock.now() + stop.retry_after_seconds
+            self._partitions.move(owned, State.BACKING_OFF, stop.reason, stop.detail)
+
+    def _try_again(self) -> None:
+        """Partitions whose time to wait is over flow again from H."""
+        due = self._partitions.due(self._clock.now(), State.BACKING_OFF)
+        for owned in due:
+            self._partitions.move(owned, State.RUNNING)
+        if due:
+            self.consumer.start({o.partition: (o.next_offset, row_of(o).leader_epoch) for o in due})
+
+    def _recover(self) -> None:
+        """One pass over the partitions whose recovery is due."""
+        due = self._partitions.due(self._clock.now(), State.RECOVERING, State.WAITING, State.HALTED)
+        if not due:
+            return
+        try:
+            self.recoverer.run(due)
+        except Doubt as doubt:
+            self._rooms.publisher.retire()
+            self._doubt(doubt, [each.partition for each in due])
+
+    def _keep_house(self) -> None:
+        try:
+            self.housekeeping.run()
+        except TopicReplaced as doubt:
+            self._doubt(doubt, [p for p in self._partitions.owned if p.topic == doubt.topic])
+        except Doubt as doubt:
+            self._rooms.store.rollback()
+            self._rooms.publisher.retire()
+            self._doubt(doubt, [each.partition for each in self._partitions.running()])
+
+    def _doubt(self, doubt: Doubt, partitions: Collection[Partition]) -> None:
+        """Forget what was believed: recovery reads it back, sooner or later by how often."""
+        if isinstance(doubt, PublishDoubt) and doubt.fenced:
+            self._still_ours()
+        self._rooms.observer.doubted(str(doubt), partitions)
+        self.consumer.hold(partitions)
+        now = self._clock.now()
+        for partition in partitions:
+            owned = self._partitions.owned.get(partition)
+            if owned is None:
+                continue
+            owned.doubts += 1
+            owned.due = now + doubt_seconds(owned.doubts)
+            if owned.state in (State.RUNNING, State.BACKING_OFF):
+                self._partitions.move(owned, State.RECOVERING, "doubt", str(doubt))
+
+    def _still_ours(self) -> None:
+        """:raises SlotTaken: when another process runs in this slot."""
+        try:
+            holder = self._rooms.register.holder()
+        except Doubt:
+            return  # not known now; whoever is fenced asks again
+        if holder != self._incarnation:
+            raise SlotTaken(
+                "another process runs under this instance and slot; "
+                "give each machine its own PROCESSOR_INSTANCE"
+            )
+
+
+def doubt_seconds(doubts: int) -> float:
+    """At once the first time, then 0.1, 0.2, … seconds, 5 at most."""
+    return 0.0 if doubts <= 1 else min(5.0, 0.05 * 2.0 ** min(doubts - 1, 10))
