@@ -45,13 +45,11 @@ def bind(function: Callable[..., Any], max_attempts: int) -> Handler:
     order: list[str] = []
     for parameter, hint in _parameters(function):
         role, event = _role(name, parameter.name, hint)
-        if role in order:
-            raise PipelineError(f"handler {name!r}: two parameters take the {role}")
-        order.append(role)
-        if event is not None:
-            if kind is not None and event != kind:
-                raise PipelineError(f"handler {name!r} names two event types: {kind} and {event}")
-            kind = event
+        _claim(name, order, role)
+        if kind in (None, Any):
+            kind = event or kind
+        elif event not in (None, Any, kind):
+            raise PipelineError(f"handler {name!r} names two event types: {kind} and {event}")
     if kind is None:
         if "message" not in order:
             raise PipelineError(f"handler {name!r} takes neither an event nor a Message")
@@ -62,7 +60,7 @@ def bind(function: Callable[..., Any], max_attempts: int) -> Handler:
         max_attempts=_attempts(name, max_attempts),
         batch=False,
         needs_message="message" in order,
-        call=_caller(function, tuple(order)),
+        call=_caller(function, tuple(order), ("event", "message", "tx")),
         call_batch=_refuse,
     )
 
@@ -74,23 +72,17 @@ def bind_batch(function: Callable[..., Any], max_attempts: int) -> Handler:
     order: list[str] = []
     for parameter, hint in _parameters(function):
         if hint is Transaction:
-            order.append("tx")
+            _claim(name, order, "tx")
             continue
         inner = get_args(hint)
-        if not inner or (get_origin(inner[0]) or inner[0]) is not Message or kind is not None:
+        if not inner or (get_origin(inner[0]) or inner[0]) is not Message:
             raise PipelineError(
                 f"batch handler {name!r}: {parameter.name!r} must be Sequence[Message[T]]"
             )
-        order.append("messages")
+        _claim(name, order, "messages")
         kind = (get_args(inner[0]) or (bytes,))[0]
     if kind is None:
         raise PipelineError(f"batch handler {name!r} takes no Sequence[Message[T]]")
-    if order == ["messages"]:
-        call = lambda messages, tx: function(messages)  # noqa: E731
-    elif order == ["messages", "tx"]:
-        call = function
-    else:
-        call = lambda messages, tx: function(tx, messages)  # noqa: E731
     return Handler(
         name=name,
         kind=kind,
@@ -98,7 +90,7 @@ def bind_batch(function: Callable[..., Any], max_attempts: int) -> Handler:
         batch=True,
         needs_message=True,
         call=_refuse,
-        call_batch=call,
+        call_batch=_caller(function, tuple(order), ("messages", "tx")),
     )
 
 
@@ -107,6 +99,12 @@ def _name(function: Callable[..., Any]) -> str:
     if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
         raise PipelineError(f"handler {name!r} is async; handlers are plain functions")
     return name
+
+
+def _claim(handler: str, order: list[str], role: str) -> None:
+    if role in order:
+        raise PipelineError(f"handler {handler!r}: two parameters take the {role}")
+    order.append(role)
 
 
 def _attempts(name: str, max_attempts: int) -> int:
@@ -119,8 +117,10 @@ def _parameters(function: Callable[..., Any]) -> list[tuple[inspect.Parameter, A
     name = getattr(function, "__name__", repr(function))
     try:
         hints = get_type_hints(function)
-    except NameError as error:
+    except (NameError, AttributeError) as error:
         raise PipelineError(f"handler {name!r}: {error}; import it where annotations see it")
+    except TypeError as error:
+        raise PipelineError(f"handler {name!r}: {error}")
     found = []
     for parameter in inspect.signature(function).parameters.values():
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
@@ -146,31 +146,37 @@ def _role(handler: str, parameter: str, hint: Any) -> tuple[str, Any]:
 
 
 def _caller(
-    function: Callable[..., Any], order: tuple[str, ...]
-) -> Callable[[Any, Any, Transaction], Any]:
-    """A function of (event, message, tx) that passes on what is wanted, without a loop."""
-    by_position: dict[tuple[str, ...], Callable[[Any, Any, Transaction], Any]] = {
+    function: Callable[..., Any], order: tuple[str, ...], given: tuple[str, ...]
+) -> Callable[..., Any]:
+    """A function of what is given, in that order, that passes on what the function wants.
+
+    The usual orders are passed on without a loop.
+    """
+    usual: dict[tuple[str, ...], Callable[..., Any]] = {
         ("event",): lambda event, message, tx: function(event),
         ("message",): lambda event, message, tx: function(message),
         ("event", "tx"): lambda event, message, tx: function(event, tx),
         ("message", "tx"): lambda event, message, tx: function(message, tx),
         ("event", "message"): lambda event, message, tx: function(event, message),
         ("event", "message", "tx"): function,
+        ("messages",): lambda messages, tx: function(messages),
+        ("messages", "tx"): function,
     }
-    if order in by_position and not _keyword_only(function):
-        return by_position[order]
-    names = [parameter.name for parameter in inspect.signature(function).parameters.values()]
+    parameters = inspect.signature(function).parameters.values()
+    wanted = [
+        (p.name, p.kind, given.index(role)) for p, role in zip(parameters, order, strict=True)
+    ]
+    named = [(name, at) for name, kind, at in wanted if kind is inspect.Parameter.KEYWORD_ONLY]
+    if order in usual and not named:
+        return usual[order]
+    positions = [at for _, kind, at in wanted if kind is not inspect.Parameter.KEYWORD_ONLY]
 
-    def call(event: Any, message: Any, tx: Transaction) -> Any:
-        values = {"event": event, "message": message, "tx": tx}
-        return function(**{name: values[role] for name, role in zip(names, order, strict=True)})
+    def call(*values: Any) -> Any:
+        return function(
+            *[values[at] for at in positions], **{name: values[at] for name, at in named}
+        )
 
     return call
-
-
-def _keyword_only(function: Callable[..., Any]) -> bool:
-    parameters = inspect.signature(function).parameters.values()
-    return any(parameter.kind is parameter.KEYWORD_ONLY for parameter in parameters)
 
 
 def _refuse(*arguments: Any) -> Any:

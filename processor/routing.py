@@ -117,7 +117,10 @@ class Route:
         return decode
 
     def _decode_raw(self, handler: Handler) -> Callable[[bytes | None], tuple[Handler, Any]]:
-        return lambda value: (handler, value)
+        if self._tombstones is None:
+            return lambda value: (handler, value)
+        tombstone = self._tombstone
+        return lambda value: tombstone() if value is None else (handler, value)
 
     def _decode_untagged(
         self, fallback: tuple[Callable[[bytes], Any], Handler] | None

@@ -71,7 +71,11 @@ def refuse_owned(properties: dict[str, Any]) -> dict[str, Any]:
             raise ValueError(f"{name!r} is the engine's ({why}); remove it")
         if callable(properties[name]) or name.endswith("_cb"):
             raise ValueError(f"{name!r} is a callback; callbacks are the engine's")
-    return {name: str(value) if isinstance(value, bool) else value for name, value in properties.items()}
+        if isinstance(properties[name], (dict, list)):
+            raise ValueError(f"{name!r} has parts; write the property's whole name in quotes")
+    return {
+        name: str(value) if isinstance(value, bool) else value for name, value in properties.items()
+    }
 
 
 Properties = Annotated[dict[str, Any], AfterValidator(refuse_owned)]
@@ -127,7 +131,7 @@ class Settings(BaseSettings):
     drain_timeout_seconds: Annotated[float, Field(gt=0)] = 20.0
     start_timeout_seconds: Annotated[float, Field(gt=0)] = 60.0
     """How long a start waits for Kafka and Postgres to answer."""
-    stall_timeout_seconds: Annotated[float, Field(ge=5)] = 90.0
+    stall_timeout_seconds: Annotated[float, Field(ge=5)] = 150.0
     """A worker whose loop stands still for longer is killed and started again."""
     call_timeout_seconds: Annotated[float, Field(ge=2)] = 30.0
     """A single call to Kafka or Postgres that hangs for longer ends the worker."""
@@ -178,7 +182,9 @@ def _refuse_unknown_environment() -> None:
     for variable in os.environ:
         head = re.split("__", variable, maxsplit=1)[0].upper()
         if variable.startswith("PROCESSOR_") and variable not in known and head not in names:
-            raise ConfigurationError(f"{variable} is no setting; see the list in docs/configuration.md")
+            raise ConfigurationError(
+                f"{variable} is no setting; see the list in docs/configuration.md"
+            )
 
 
 def _told(error: ValidationError) -> str:

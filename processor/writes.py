@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import date, datetime, timedelta
+from decimal import Context, Decimal
 from functools import lru_cache
 from typing import Any, Literal
+from uuid import UUID
 
 from sqlalchemy import Table
 from sqlalchemy.schema import sort_tables
@@ -13,6 +16,14 @@ from sqlalchemy.schema import sort_tables
 from processor.errors import PipelineError
 
 Operation = Literal["add", "max", "min", "set"]
+
+NUMERIC_DIGITS = 131_072 + 16_383
+"""What Postgres' ``numeric`` can hold, so that sums made here are not rounded either."""
+_exactly = Context(prec=NUMERIC_DIGITS, traps=[])
+
+_ADDED_ALIKE = frozenset({int, float, Decimal, timedelta})
+_ORDERED_ALIKE = frozenset({int, float, Decimal, date, datetime, timedelta, UUID, bytes})
+"""Types of which Python and Postgres say the same. Text is not: it has a collation there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,14 +52,21 @@ class UpsertWrite:
 @dataclass(slots=True)
 class _Merged:
     values: dict[str, Any]
-    operations: dict[str, Operation]
+    operations: Mapping[str, Operation]
+
+
+@dataclass(slots=True)
+class _Round:
+    """Upserts by one set of key columns, none of which depends on another one."""
+
+    key: tuple[str, ...]
+    rows: dict[tuple[Any, ...], _Merged] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
 class _TableBuffer:
     inserts: dict[tuple[str, ...], list[tuple[Any, ...]]] = field(default_factory=dict)
-    rounds: list[dict[tuple[Any, ...], _Merged]] = field(default_factory=list)
-    keys: list[tuple[str, ...]] = field(default_factory=list)
+    rounds: list[_Round] = field(default_factory=list)
 
 
 class WriteBuffer:
@@ -79,24 +97,21 @@ class WriteBuffer:
         operations: Mapping[str, Operation],
     ) -> None:
         """Merge one row into what is buffered for its key, keeping the order of the calls."""
-        identity = tuple(row[name] for name in key)
-        values = {name: row[name] for name in operations}
-        buffer = self._of(table)
-        for index in range(len(buffer.rounds) - 1, -1, -1):
-            merged = buffer.rounds[index].get(identity) if buffer.keys[index] == key else None
+        identity = tuple([row[name] for name in key])
+        rounds = self._of(table).rounds
+        # Rounds by other key columns may change the same row: never reach back past them.
+        place = len(rounds)
+        while place and rounds[place - 1].key == key:
+            merged = rounds[place - 1].rows.get(identity)
             if merged is not None:
-                if _merge(merged, values, operations):
+                if _merge(table, merged, row, operations):
                     return
                 break
-        else:
-            index = -1
-        # A key that is new, or that cannot be merged where it stands, goes one round further on.
-        for position in range(index + 1, len(buffer.rounds)):
-            if buffer.keys[position] == key:
-                buffer.rounds[position][identity] = _Merged(values, dict(operations))
-                return
-        buffer.keys.append(key)
-        buffer.rounds.append({identity: _Merged(values, dict(operations))})
+            place -= 1
+        if place == len(rounds):
+            rounds.append(_Round(key))
+        values = {name: row[name] for name in operations}
+        rounds[place].rows[identity] = _Merged(values, operations)
 
     def drain(self) -> Iterator[CopyWrite | UpsertWrite]:
         """All writes in foreign-key order, then forget them."""
@@ -105,8 +120,8 @@ class WriteBuffer:
             buffer = tables[table]
             for columns, rows in buffer.inserts.items():
                 yield CopyWrite(table, columns, rows)
-            for key, merged in zip(buffer.keys, buffer.rounds, strict=True):
-                yield from _upserts(table, key, merged)
+            for each in buffer.rounds:
+                yield from _upserts(table, each.key, each.rows)
 
     def _of(self, table: Table) -> _TableBuffer:
         buffer = self._tables.get(table)
@@ -116,33 +131,75 @@ class WriteBuffer:
 
 
 def _merge(
-    merged: _Merged, values: Mapping[str, Any], operations: Mapping[str, Operation]
+    table: Table, merged: _Merged, row: Mapping[str, Any], operations: Mapping[str, Operation]
 ) -> bool:
     """Fold a later call into an earlier one; False when no single statement says both."""
-    known = merged.operations
-    for column, operation in operations.items():
-        before = known.get(column)
-        if before is not None and operation not in ("set", before) and before != "set":
-            return False
-    for column, operation in operations.items():
-        value = values[column]
-        if column not in known or operation == "set":
-            known[column] = operation
-            merged.values[column] = value
-        else:
-            merged.values[column] = fold(operation, merged.values[column], value)
+    both: Mapping[str, Operation] | None = merged.operations
+    if operations is not both:
+        both = _both(table, merged.operations, operations)
+    if both is None:
+        return False
+    old = merged.values
+    try:
+        folded = {name: fold(how, old.get(name), row[name]) for name, how in operations.items()}
+    except TypeError:
+        return False
+    old |= folded
+    merged.operations = both
     return True
 
 
+def _both(
+    table: Table, earlier: Mapping[str, Operation], later: Mapping[str, Operation]
+) -> Mapping[str, Operation] | None:
+    """What one statement must do for two calls; None when none can."""
+    both = dict(earlier)
+    for column, operation in later.items():
+        before = earlier.get(column)
+        if before is None and _counts_as_null(table, column, operation):
+            both[column] = operation
+        elif operation == "set":
+            both[column] = "set"
+        elif before not in ("set", operation):
+            return None
+    return both
+
+
+@lru_cache(maxsize=1024)
+def _counts_as_null(table: Table, column: str, operation: Operation) -> bool:
+    """Whether an operation finds a new row's column, which no call has given yet, like NULL."""
+    default = table.columns[column].server_default
+    if default is None or operation == "set":
+        return True
+    return operation == "add" and str(getattr(default, "arg", "")) == "0"
+
+
 def fold(operation: Operation, old: Any, new: Any) -> Any:
-    """What the database would hold after both calls; NULL counts as 0 in ``add``."""
+    """What the database would hold after both calls; NULL counts as 0 in ``add``.
+
+    :raises TypeError: for values of which only the database knows it.
+    """
     if operation == "set":
         return new
     if operation == "add":
-        return (old or 0) + (new or 0)
+        return _sum(0 if old is None else old, 0 if new is None else new)
     if old is None or new is None:
         return new if old is None else old
+    if (
+        type(old) not in _ORDERED_ALIKE
+        or type(new) not in _ORDERED_ALIKE
+        or old != old
+        or new != new
+    ):
+        raise TypeError("left to the database")
     return max(old, new) if operation == "max" else min(old, new)
+
+
+def _sum(old: Any, new: Any) -> Any:
+    kinds = {type(old), type(new)}
+    if not kinds <= _ADDED_ALIKE:
+        raise TypeError("left to the database")
+    return _exactly.add(old, new) if Decimal in kinds else old + new
 
 
 def _upserts(

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from secrets import token_hex
-from time import monotonic, sleep
 from typing import Any
 
 import psycopg
@@ -17,6 +16,7 @@ from confluent_kafka.admin import RESOURCE_TOPIC, ConfigResource
 
 from processor.dsn import connection_error
 from processor.engine.clients import Clients, KafkaClients
+from processor.engine.clock import MonotonicClock
 from processor.engine.cluster import READ_TIMEOUT_SECONDS, Cluster
 from processor.engine.consumer import Consumer
 from processor.engine.database import Database, application_name
@@ -42,14 +42,6 @@ from processor.settings import Settings
 
 DEFAULT_MAX_MESSAGE_BYTES = 1_048_588
 """Kafka's own default for ``max.message.bytes``, assumed where it may not be read."""
-
-
-class MonotonicClock:
-    def now(self) -> float:
-        return monotonic()
-
-    def sleep(self, seconds: float) -> None:
-        sleep(seconds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +159,7 @@ def assemble(
         consumer,
         partitions,
         observer,
-        clock.now,
+        clock,
         start_position(settings.start_from),
         settings.halt_recheck_seconds,
     )

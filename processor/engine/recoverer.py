@@ -6,10 +6,11 @@ stay the same in it; whatever a pass leaves undone the next one decides again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from processor.engine.batch import Committed, LogRange, OutboxEntry, Partition
+from processor.engine.clock import Clock
 from processor.engine.cluster import Cluster, TopicFacts
 from processor.engine.consumer import Consumer
 from processor.engine.failures import PublishDoubt, ReadFailed
@@ -23,6 +24,7 @@ from processor.engine.recovery import (
     CommitOffset,
     Decision,
     HaltAt,
+    Intent,
     MoveStart,
     Reading,
     Republish,
@@ -38,6 +40,8 @@ from processor.engine.recovery import (
 
 SECOND_READING_SECONDS = 1.0
 WAITING_AFTER_SECONDS = 5.0
+READ_BACK_ATTEMPTS = 5
+READ_BACK_SECONDS = 0.01
 REPUBLISH_CHUNK_BYTES = 16_000_000
 OUTPUT_REFUSED = "output-refused"
 OUTPUT_REFUSED_REMEDY = (
@@ -65,7 +69,7 @@ class Recoverer:
         consumer: Consumer,
         partitions: Partitions,
         observer: Observer,
-        clock: Callable[[], float],
+        clock: Clock,
         start_from: str | int,
         halt_recheck_seconds: float,
     ) -> None:
@@ -75,7 +79,8 @@ class Recoverer:
         self._consumer = consumer
         self._partitions = partitions
         self._observer = observer
-        self._clock = clock
+        self._clock = clock.now
+        self._sleep = clock.sleep
         self._start_from = start_from
         self._halt_recheck_seconds = halt_recheck_seconds
 
@@ -280,15 +285,21 @@ class Recoverer:
             ],
             self._consumer.snapshot,
         )
-        intents = [(each, row, d) for each, row, d in plan.commit if d.intent is not None]
-        committed = self._cluster.committed([e.partition for e, _, _ in intents]) if intents else {}
-        for each, row, decision in intents:
-            k = committed[each.partition]
-            wanted = Committed(decision.offset, make_metadata(row.lineage, row.token))
-            if k == wanted and decision.intent is not None:
-                self._ledger.clear_intent(row, decision.intent, decision.offset, row.token)
+        for each, row, decision in plan.commit:
+            if decision.intent is not None:
+                self._clear_intent(each, row, decision, decision.intent)
         for each, _, _ in plan.commit:
             each.due = self._clock()
+
+    def _clear_intent(self, each: Owned, row: Row, decision: CommitOffset, intent: Intent) -> None:
+        """Only a K that was read back does away with its intent; else the next pass does it."""
+        wanted = Committed(decision.offset, make_metadata(row.lineage, row.token))
+        for _ in range(READ_BACK_ATTEMPTS):
+            if self._cluster.committed([each.partition])[each.partition] == wanted:
+                self._ledger.clear_intent(row, intent, decision.offset, row.token)
+                return
+            # For a moment after its end a transaction still counts as pending.
+            self._sleep(READ_BACK_SECONDS)
 
     def _republish(self, plan: _Plan) -> None:
         """Row 17, one partition per transaction: one that is refused holds up no other."""

@@ -211,7 +211,7 @@ class _Adapter:
     def __init__(self, connection: Connection) -> None:
         self._transformer = Transformer(connection)
 
-    def __call__(self, value: Any) -> str:
+    def __call__(self, value: object) -> str:
         dumped = self._transformer.get_dumper(value, PyFormat.TEXT).dump(value)
         if dumped is None:
             return "\\N"
@@ -222,7 +222,7 @@ class _Adapter:
 _PLAIN = (datetime.datetime, datetime.date, datetime.time, decimal.Decimal, uuid.UUID)
 
 
-def _field(value: Any, adapt: Callable[[Any], str]) -> str:
+def _field(value: object, adapt: Callable[[object], str]) -> str:
     if value is None:
         return "\\N"
     kind = type(value)
@@ -232,7 +232,7 @@ def _field(value: Any, adapt: Callable[[Any], str]) -> str:
         return repr(value)
     if kind is bool:
         return "t" if value else "f"
-    if kind is bytes:
+    if isinstance(value, bytes):
         return "\\\\x" + value.hex()
     if kind in _PLAIN:
         return str(value)

@@ -6,9 +6,9 @@ import random
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from math import inf
-from typing import Protocol
 
 from processor.engine.batch import Handled, Partition, Slice, Source, Stop
+from processor.engine.clock import Clock
 from processor.engine.consumer import Consumer, Fetched
 from processor.engine.failures import Doubt, MemberFenced, PublishDoubt, Restart
 from processor.engine.handling import Handling
@@ -33,14 +33,6 @@ IDLE_SECONDS = 0.1
 MAX_RESTARTS = 5
 REJOIN_SECONDS = 3.0
 RESUME_REMEDY = "processor resume, after the cause is mended"
-
-
-class Clock(Protocol):
-    """Monotonic seconds, and how to let them pass."""
-
-    def now(self) -> float: ...
-
-    def sleep(self, seconds: float) -> None: ...
 
 
 @dataclass(slots=True)

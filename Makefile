@@ -1,0 +1,54 @@
+# `make` alone lists the targets. Each does its own set-up, on a fresh clone as well.
+
+PYTHON ?= python3
+PYTEST_ARGS ?=
+RUN := .venv/bin/python
+INSTALLED := .venv/.installed
+PARTS := .devstack/.parts
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint format clean
+.DELETE_ON_ERROR:
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(PARTS) ## .venv, and the parts: Java, Kafka, Postgres (found on this machine or fetched)
+
+demo: setup ## the main job on real Kafka and Postgres, killed at random (KEEP=1, SECONDS=60)
+	@$(RUN) -m demo $(if $(KEEP),--keep) $(if $(SECONDS),--seconds $(SECONDS))
+
+test: setup ## all tests, on the real parts (PYTEST_ARGS='-k devstack')
+	$(RUN) -m pytest -ra --durations=15 $(PYTEST_ARGS)
+
+lint: $(INSTALLED) ## ruff, mypy --strict, import-linter
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy --strict processor pipelines devstack
+	.venv/bin/lint-imports
+
+format: $(INSTALLED) ## ruff format, and what ruff can mend
+	.venv/bin/ruff format .
+	.venv/bin/ruff check --fix .
+
+clean: ## removes all that make has made, .venv and the parts included
+	rm -rf .venv .devstack dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf .hypothesis .benchmarks
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(INSTALLED): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "Python 3.11 or newer is needed; try: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
+		echo "Python's venv module is missing (Debian: apt install python3-venv)" >&2; exit 1; }
+	@$(RUN) -c '' 2>/dev/null || $(PYTHON) -m venv --clear .venv
+	@echo "installing requirements.lock into .venv"
+	@$(RUN) -m pip install --quiet --require-hashes -r requirements.lock
+	@$(RUN) -m pip install --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(PARTS): $(INSTALLED) $(wildcard devstack/kafka/pom.xml devstack/parts/ecj/pom.xml devstack/parts/pip/*.txt)
+	@$(RUN) -m devstack parts
+	@touch $@

@@ -1,0 +1,5 @@
+"""A real Apache Kafka."""
+
+from devstack.kafka.cluster import Kafka
+
+__all__ = ["Kafka"]

@@ -1,0 +1,19 @@
+"""Finds or fetches what the stack is made of: a Java, Kafka's jars, a Postgres.
+
+What the machine has comes first, then parts from pip, kept under `.devstack/parts`; then apt,
+when root. `DEVSTACK_PARTS=machine` allows the first only, `DEVSTACK_PARTS=pip` the second only.
+"""
+
+from devstack.parts.jars import compiler_jars, kafka_jars, kafka_version
+from devstack.parts.java import Java, java
+from devstack.parts.postgres import PostgresPrograms, postgres
+
+__all__ = [
+    "Java",
+    "PostgresPrograms",
+    "compiler_jars",
+    "java",
+    "kafka_jars",
+    "kafka_version",
+    "postgres",
+]

@@ -1,0 +1,1 @@
+"""Pipelines that run on the processor: applications, not part of the product."""
