@@ -43,8 +43,8 @@ def bind(function: Callable[..., Any], max_attempts: int) -> Handler:
     name = _name(function)
     kind: Any = None
     order: list[str] = []
-    for parameter, hint in _parameters(function):
-        role, event = _role(name, parameter.name, hint)
+    for _, hint in _parameters(function):
+        role, event = _role(hint)
         _claim(name, order, role)
         if kind in (None, Any):
             kind = event or kind
@@ -131,7 +131,7 @@ def _parameters(function: Callable[..., Any]) -> list[tuple[inspect.Parameter, A
     return found
 
 
-def _role(handler: str, parameter: str, hint: Any) -> tuple[str, Any]:
+def _role(hint: Any) -> tuple[str, Any]:
     """Which of ``event``, ``message`` and ``tx`` a parameter takes, and the type it names."""
     if hint is Transaction:
         return "tx", None
@@ -153,13 +153,13 @@ def _caller(
     The usual orders are passed on without a loop.
     """
     usual: dict[tuple[str, ...], Callable[..., Any]] = {
-        ("event",): lambda event, message, tx: function(event),
-        ("message",): lambda event, message, tx: function(message),
-        ("event", "tx"): lambda event, message, tx: function(event, tx),
-        ("message", "tx"): lambda event, message, tx: function(message, tx),
-        ("event", "message"): lambda event, message, tx: function(event, message),
+        ("event",): lambda event, _message, _tx: function(event),
+        ("message",): lambda _event, message, _tx: function(message),
+        ("event", "tx"): lambda event, _message, tx: function(event, tx),
+        ("message", "tx"): lambda _event, message, tx: function(message, tx),
+        ("event", "message"): lambda event, message, _tx: function(event, message),
         ("event", "message", "tx"): function,
-        ("messages",): lambda messages, tx: function(messages),
+        ("messages",): lambda messages, _tx: function(messages),
         ("messages", "tx"): function,
     }
     parameters = inspect.signature(function).parameters.values()
@@ -179,5 +179,5 @@ def _caller(
     return call
 
 
-def _refuse(*arguments: Any) -> Any:
+def _refuse(*_: Any) -> Any:
     raise AssertionError("a handler is called one way, a batch handler the other")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic
+
+from typing_extensions import TypeVar
 
 from processor import codecs
 from processor.codecs import Codec
 
-T = TypeVar("T")
+T = TypeVar("T", default=Any)
 
 Headers = Sequence[tuple[str, bytes | None]]
 

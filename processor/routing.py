@@ -142,16 +142,16 @@ class Route:
         return self._tombstones, None
 
     def _classifier(self) -> Callable[[bytes], Any]:
-        """A function that reads the tag alone; None where there is none to read."""
+        """A function that reads the tag alone; None where it is neither text nor a number.
+
+        It raises :class:`DecodeError` for what is no object with a tag.
+        """
         field = tag_field(next(iter(self._tagged)))
         only_tag = msgspec.defstruct("OnlyTag", [("tag", Any)], rename={"tag": field})
         decode = self.topic.codec.decoder(only_tag)
 
         def classify(value: bytes) -> Any:
-            try:
-                tag = decode(value).tag
-            except Exception:
-                return None
+            tag = _decoded(decode, value).tag
             return tag if isinstance(tag, (str, int)) else None
 
         return classify

@@ -47,7 +47,7 @@ app.add_typer(dead_letters.app, name="dead-letters")
 def main() -> NoReturn:
     """Run the command line; every way out is an exit code of :class:`processor.errors.Exit`."""
     try:
-        app()
+        app(prog_name="processor")
     except ProcessorError as error:
         sys.exit(_told(f"error: {error}", error.exit_code))
     except KeyboardInterrupt:

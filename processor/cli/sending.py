@@ -81,7 +81,7 @@ class Sender:
         self.topic = topic
         self.delivered = 0
         self.failed = 0
-        self.left = 0
+        self.pending = 0
         self._failure: KafkaError | None = None
         self._servers = settings.kafka.bootstrap_servers
         try:
@@ -101,7 +101,9 @@ class Sender:
             self.poll(POLL_SECONDS)
             return False
         except KafkaException as error:
-            self._report(error.args[0], None)
+            self._fail(error.args[0])
+        else:
+            self.pending += 1
         return True
 
     def poll(self, seconds: float) -> None:
@@ -112,23 +114,26 @@ class Sender:
         """Wait until all is delivered or has failed, somewhat longer than the delivery time-out."""
         deadline = time.monotonic() + DELIVERY_TIMEOUT_SECONDS + FLUSH_SLACK_SECONDS
         # In steps: a signal is looked at between them.
-        self.left = self._producer.flush(POLL_SECONDS)
-        while self.left and time.monotonic() < deadline:
-            self.left = self._producer.flush(POLL_SECONDS)
+        while self.pending and time.monotonic() < deadline:
+            self._producer.flush(POLL_SECONDS)
 
     def raise_failure(self) -> None:
         """:raises ProcessorError: unless every record was delivered."""
         error = self._failure
-        lost = f"{self.failed + self.left:,} records were not delivered to {self.topic!r}"
-        if self.left or (error is not None and error.code() == KafkaError._MSG_TIMED_OUT):
+        lost = f"{self.failed + self.pending:,} records were not delivered to {self.topic!r}"
+        if self.pending or (error is not None and error.code() == KafkaError._MSG_TIMED_OUT):
             raise Unreachable(f"{lost}: Kafka at {self._servers} does not answer")
         if error is not None:
             raise UndeliveredError(f"{lost}: {error.name()}: {error.str()}")
 
     def _report(self, error: KafkaError | None, message: object) -> None:  # noqa: ARG002
+        self.pending -= 1
         if error is None:
             self.delivered += 1
-            return
+        else:
+            self._fail(error)
+
+    def _fail(self, error: KafkaError) -> None:
         self.failed += 1
         self._failure = self._failure or error
 
@@ -170,7 +175,7 @@ def send(
         produced=produced,
         delivered=sender.delivered,
         failed=sender.failed,
-        unknown=sender.left,
+        unknown=sender.pending,
         seconds=round(seconds, 3),
         rate=round(produced / seconds, 1) if seconds else 0.0,
         stopped=stop.is_set(),

@@ -51,7 +51,7 @@ class _Raw:
     def encode(self, value: Any) -> bytes:
         return value if isinstance(value, bytes) else str(value).encode()
 
-    def decoder(self, kind: Any) -> Callable[[bytes], Any]:
+    def decoder(self, kind: Any) -> Callable[[bytes], Any]:  # noqa: ARG002
         return bytes
 
 

@@ -17,7 +17,7 @@ from confluent_kafka.admin import RESOURCE_TOPIC, ConfigResource
 from processor.dsn import connection_error
 from processor.engine.clients import Clients, KafkaClients
 from processor.engine.clock import MonotonicClock
-from processor.engine.cluster import READ_TIMEOUT_SECONDS, Cluster
+from processor.engine.cluster import READ_TIMEOUT_SECONDS, Cluster, TopicFacts
 from processor.engine.consumer import Consumer
 from processor.engine.database import Database, application_name
 from processor.engine.failures import ReadFailed
@@ -103,6 +103,7 @@ def _build(
     cluster_id = _patiently(settings.start_timeout_seconds, lambda: _reach_kafka(cluster, settings))
     _patiently(settings.start_timeout_seconds, lambda: _reach_postgres(database, settings))
     limits = max_message_bytes(admin, pipeline, observer)
+    clients.batch_bytes = min(limits.values(), default=clients.batch_bytes)
     return assemble(
         pipeline, settings, slot, observer, stopping, steps, database, clients, cluster,
         cluster_id, limits,
@@ -131,11 +132,13 @@ def assemble(
     publisher = Publisher(clients, f"{slot}:0", settings.kafka.transaction_timeout_seconds, steps)
     handling = Handling(
         pipeline.routes,
-        Sealer(pipeline.outputs, max_bytes),
+        Sealer(pipeline.outputs, max_bytes, partition_counts(cluster, pipeline)),
         store,
         steps,
         settings.batch_max_output_bytes,
         settings.kafka.max_poll_interval_seconds,
+        settings.batch_max_seconds,
+        clock.now,
     )
     isolation = Isolation(handling, steps)
     incarnation = token_hex(8)
@@ -194,6 +197,14 @@ def start_position(start_from: str) -> str | int:
         ) from None
     aware = when if when.tzinfo else when.replace(tzinfo=UTC)
     return int(aware.timestamp() * 1_000)
+
+
+def partition_counts(cluster: Cluster, pipeline: Pipeline) -> dict[str, int]:
+    """Of the output topics; one that could not be read is missing."""
+    if not pipeline.outputs:
+        return {}
+    facts = cluster.topics(pipeline.outputs)
+    return {name: fact.partitions for name, fact in facts.items() if isinstance(fact, TopicFacts)}
 
 
 def max_message_bytes(admin: Any, pipeline: Pipeline, observer: Observer) -> dict[str, int]:

@@ -94,13 +94,14 @@ class Handled:
     first: int
     next: int
     records: list[Record] = field(default_factory=list)
+    output_bytes: int = 0
     dead_letters: list[DeadLetter] = field(default_factory=list)
     handled: int = 0
     skipped: int = 0
     leader_epoch: int | None = None
     stop: Stop | None = None
     rest: list[Any] = field(default_factory=list)
-    """Messages of the slice beyond ``next``: a batch was cut for size."""
+    """Messages of the slice beyond ``next``: a batch was cut for size or time."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,8 @@ from processor.settings import Kafka
 CALL_TIMEOUT_SECONDS = 8.0
 """Below ``socket.timeout.ms``, so that a stalled call ends as a time-out and not as a re-send."""
 SOCKET_TIMEOUT_MILLISECONDS = 10_000
+LARGEST_BATCH_BYTES = 1_000_000
+"""librdkafka's own default for ``batch.size``."""
 
 
 class Clients(Protocol):
@@ -47,6 +49,7 @@ class KafkaClients:
         self._group_id = group_id
         self._slot = slot
         self._quiet = _quiet_logger("processor.librdkafka")
+        self.batch_bytes = LARGEST_BATCH_BYTES
 
     @property
     def incremental(self) -> bool:
@@ -69,7 +72,9 @@ class KafkaClients:
         on_delivery: Callable[[Any, Any], None],
         on_error: Callable[[Any], None],
     ) -> Any:
-        properties = producer_properties(self._kafka, transactional_id, transaction_timeout_seconds)
+        properties = producer_properties(
+            self._kafka, transactional_id, transaction_timeout_seconds, self.batch_bytes
+        )
         return Producer(
             properties | {"on_delivery": on_delivery, "error_cb": on_error}, logger=logger
         )
@@ -120,8 +125,12 @@ def consumer_properties(kafka: Kafka, group_id: str, slot: str) -> dict[str, Any
 
 
 def producer_properties(
-    kafka: Kafka, transactional_id: str, transaction_timeout_seconds: float
+    kafka: Kafka,
+    transactional_id: str,
+    transaction_timeout_seconds: float,
+    batch_bytes: int = LARGEST_BATCH_BYTES,
 ) -> dict[str, Any]:
+    """:param batch_bytes: what each output topic takes; a larger batch is refused as a whole."""
     return {
         **common_properties(kafka, transactional_id),
         # The broker takes a step of a transaction again while the last one's tail is written;
@@ -133,6 +142,7 @@ def producer_properties(
         "message.max.bytes": 100_000_000,
         "queue.buffering.max.messages": 1_000_000,
         **kafka.producer,
+        "batch.size": min(batch_bytes, int(kafka.producer.get("batch.size", LARGEST_BATCH_BYTES))),
         "transactional.id": transactional_id,
         "enable.idempotence": True,
         "acks": "all",

@@ -98,17 +98,16 @@ class Consumer:
 
         :raises MemberFenced: when the group has replaced this member.
         """
-        if self._left:
-            left, self._left = self._left, []
-            return Fetched(slices=left)
         before = self.assignment
         with self._steps.step(Step.CONSUME):
-            messages = self._client.consume(1, timeout_seconds)
-            if messages and self._room() > 1:
+            # With messages left over it is polled all the same, or the group takes it for dead.
+            messages = self._client.consume(1, 0 if self._left else timeout_seconds)
+            if messages and not self._left and self._room() > 1:
                 messages += self._client.consume(self._room() - 1, 0)
         if self.assignment != before:
             return Fetched()  # dropped: recovery seeks every partition that is still owned
-        return self._sort(messages)
+        left, self._left = self._left, []
+        return joined(left, self._sort(messages))
 
     def give_back(self, rest: Slice) -> None:
         """Messages that a batch had no room for; the next fetch returns them first."""
@@ -289,6 +288,19 @@ class Consumer:
         self._flows.clear()
         if flowing:
             self._client.pause(flowing)
+
+
+def joined(left: list[Slice], fetched: Fetched) -> Fetched:
+    """What was left over, with what has come since behind it."""
+    by_partition = {each.partition: each for each in left}
+    for each in fetched.slices:
+        earlier = by_partition.get(each.partition)
+        if earlier is None:
+            by_partition[each.partition] = each
+        else:
+            earlier.messages.extend(each.messages)
+    fetched.slices = [s for p, s in by_partition.items() if p not in fetched.doubtful]
+    return fetched
 
 
 _FENCED = (KafkaError.FENCED_INSTANCE_ID, KafkaError._FENCED)

@@ -7,8 +7,9 @@ transaction is rolled back and isolation runs it again message by message.
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from time import monotonic
 from typing import Any
 
 from processor.binding import Handler
@@ -44,66 +45,74 @@ class Handling:
         steps: Steps,
         max_output_bytes: int,
         limit_seconds: float,
+        max_seconds: float = 2.0,
+        clock: Callable[[], float] = monotonic,
     ) -> None:
         self.routes = routes
         self.sealer = sealer
         self.store = store
         self._steps = steps
         self._max_output_bytes = max_output_bytes
+        self.max_seconds = max_seconds
         self.limit_seconds = limit_seconds
+        self.clock = clock
 
     def run(self, slices: Sequence[Slice]) -> list[Handled]:
         """The fast path: every message once, one flush at the end.
 
-        Stops early, leaving the rest of the slices, when the outputs grow too large. Any exception
-        means that nothing of it may be kept.
+        Stops early, leaving the rest of the slices, when the outputs grow too large or the time for
+        a batch is over. Any exception means that nothing of it may be kept.
         """
         tx = Transaction(self.store.session)
-        room = self._max_output_bytes
+        limits = self.limits()
         done = []
         with self._steps.step(Step.HANDLE, self.limit_seconds):
             for each in slices:
                 handled = start(each)
-                if room > 0 and self.routes[each.partition.topic].batch:
-                    room -= self._run_batch(each, handled, tx)
-                elif room > 0:
-                    room = self._run_messages(each, handled, tx, room)
-                else:
-                    handled.rest = each.messages
                 done.append(handled)
+                if limits.reached(done):
+                    handled.rest = each.messages
+                elif self.routes[each.partition.topic].batch:
+                    self._run_batch(each, handled, tx)
+                else:
+                    self._run_messages(each, done, tx, limits)
         with self._steps.step(Step.FLUSH):
             tx.flush()
         if self.store.session.failure is not None:
             raise self.store.session.failure  # a handler swallowed it
         return done
 
-    def _run_messages(self, each: Slice, handled: Handled, tx: Transaction, room: int) -> int:
+    def limits(self) -> Limits:
+        """Of a batch that begins now."""
+        return Limits(self._max_output_bytes, self.clock() + self.max_seconds, self.clock)
+
+    def _run_messages(
+        self, each: Slice, done: Sequence[Handled], tx: Transaction, limits: Limits
+    ) -> None:
+        """Until the slice's end, a stop, or a limit."""
+        handled = done[-1]
         for index, raw in enumerate(each.messages):
-            if room <= 0 or handled.stop is not None:
+            if index and limits.reached(done):
                 handled.rest = each.messages[index:]
-                return room
+                break
             decoded = self.decode(raw, handled)
             if decoded is not None:
-                room -= self.call(decoded, handled, tx)
-            if handled.stop is None:
-                step_past(raw, handled)
-        return room
+                self.call(decoded, handled, tx)
+            if handled.stop is not None:
+                break
+            step_past(raw, handled)
 
-    def _run_batch(self, each: Slice, handled: Handled, tx: Transaction) -> int:
+    def _run_batch(self, each: Slice, handled: Handled, tx: Transaction) -> None:
         decoded = self.decode_batch(each.messages, handled)
-        if handled.stop is not None:
-            return 0
-        if decoded:
-            return self.call_batch(decoded, handled, tx)
-        return 0
+        if decoded and handled.stop is None:
+            self.call_batch(decoded, handled, tx)
 
     def decode_batch(self, messages: Sequence[Any], handled: Handled) -> list[Decoded]:
         """The messages that can be decoded; stops at one whose type halts the partition."""
         decoded = []
-        for index, raw in enumerate(messages):
+        for raw in messages:
             one = self.decode(raw, handled)
             if handled.stop is not None:
-                handled.rest = list(messages[index:])
                 break
             if one is not None:
                 decoded.append(one)
@@ -131,33 +140,43 @@ class Handling:
             return None
         return Decoded(raw, handler, event)
 
-    def call(self, decoded: Decoded, handled: Handled, tx: Transaction) -> int:
-        """Run one message's handler and seal its outputs; their size in bytes."""
+    def call(self, decoded: Decoded, handled: Handled, tx: Transaction) -> None:
+        """Run one message's handler and seal its outputs."""
         raw, handler = decoded.raw, decoded.handler
         message = to_message(handled.partition, decoded) if handler.needs_message else None
         result = handler.call(decoded.event, message, tx)
         handled.handled += 1
-        if result is None:
-            return 0
-        return self._seal(result, handled, raw.offset(), timestamp_of(raw))
+        if result is not None:
+            self._seal(result, handled, raw.offset(), timestamp_of(raw))
 
-    def call_batch(self, decoded: Sequence[Decoded], handled: Handled, tx: Transaction) -> int:
+    def call_batch(self, decoded: Sequence[Decoded], handled: Handled, tx: Transaction) -> None:
         messages = [to_message(handled.partition, each) for each in decoded]
         result = decoded[0].handler.call_batch(messages, tx)
         handled.handled += len(messages)
-        if result is None:
-            return 0
-        return self._seal(result, handled, None, messages[-1].timestamp)
+        if result is not None:
+            self._seal(result, handled, None, messages[-1].timestamp)
 
     def _seal(
         self, outputs: Iterable[Any], handled: Handled, offset: int | None, timestamp: int | None
-    ) -> int:
-        size = 0
+    ) -> None:
         for output in outputs:
             record = self.sealer.seal(output, offset, timestamp)
             handled.records.append(record)
-            size += size_of(record.key, record.value, record.headers)
-        return size
+            handled.output_bytes += size_of(record.key, record.value, record.headers)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What ends a batch before its messages do."""
+
+    output_bytes: int
+    deadline: float
+    clock: Callable[[], float]
+
+    def reached(self, done: Sequence[Handled]) -> bool:
+        if self.clock() > self.deadline:
+            return True
+        return sum(each.output_bytes for each in done) >= self.output_bytes
 
 
 def start(each: Slice) -> Handled:

@@ -39,18 +39,21 @@ class Isolation:
         :raises Doubt: when the database connection is lost.
         :raises Restart: for a deadlock or a serialization failure.
         """
-        done = []
+        limits = self._handling.limits()
+        done: list[Handled] = []
         for each in slices:
             handled = start(each)
+            done.append(handled)
             for index, raw in enumerate(each.messages):
+                if (index or len(done) > 1) and limits.reached(done):
+                    handled.rest = each.messages[index:]
+                    break
                 decoded = self._handling.decode(raw, handled)
                 if decoded is not None:
                     self._one(decoded, handled)
                 if handled.stop is not None:
-                    handled.rest = each.messages[index:]
                     break
                 step_past(raw, handled)
-            done.append(handled)
         return done
 
     def _one(self, decoded: Decoded, handled: Handled) -> None:
@@ -79,7 +82,7 @@ class Isolation:
     def _attempt(self, decoded: Decoded, handled: Handled) -> Exception | None:
         """Run it in a savepoint; its error, if it failed, with nothing of it left."""
         store = self._handling.store
-        records, count = len(handled.records), handled.handled
+        before = len(handled.records), handled.output_bytes, handled.handled
         store.savepoint()
         try:
             with self._steps.step(Step.HANDLE, self._handling.limit_seconds):
@@ -96,8 +99,8 @@ class Isolation:
             raise
         except Exception as error:
             store.rollback_to_savepoint()
+            records, handled.output_bytes, handled.handled = before
             del handled.records[records:]
-            handled.handled = count
             return error
         store.release()
         return None

@@ -165,7 +165,7 @@ class LockedRows:
         cluster_id, superseded = found[0], found[-1]
         row = _row(found)
         if cluster_id != self._cluster_id:
-            known.other_cluster = True
+            known.other_cluster |= not superseded
         elif row.topic_id == topic_id:
             if superseded:
                 known.superseded = True

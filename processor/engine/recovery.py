@@ -237,6 +237,8 @@ def decide(reading: Reading) -> Decision:
 
 def _without_row(reading: Reading) -> Decision:
     committed = reading.committed
+    if reading.other_cluster:
+        return HaltAt(Halt.CLUSTER_CHANGED, "this group's rows are of another cluster")  # 1
     if reading.older is not None:
         older = reading.older
         if silent(older, reading.outbox) and older.verified_offset == older.next_offset:
@@ -246,8 +248,6 @@ def _without_row(reading: Reading) -> Decision:
             f"topic id was {older.topic_id} and is {reading.topic_id}; "
             f"handled up to {older.next_offset}, verified up to {older.verified_offset}",
         )  # 6
-    if reading.other_cluster:
-        return HaltAt(Halt.CLUSTER_CHANGED, "this group's rows are of another cluster")  # 1
     if committed.offset is None:
         return Start()  # 4
     if read_metadata(committed.metadata) is not None:

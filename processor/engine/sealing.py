@@ -21,10 +21,17 @@ class Sealer:
 
     :param topics: the topics that the pipeline declares.
     :param max_bytes: what each topic takes (``max.message.bytes``), uncompressed.
+    :param partitions: how many partitions each topic has.
     """
 
-    def __init__(self, topics: Mapping[str, Topic], max_bytes: Mapping[str, int]) -> None:
+    def __init__(
+        self,
+        topics: Mapping[str, Topic],
+        max_bytes: Mapping[str, int],
+        partitions: Mapping[str, int] | None = None,
+    ) -> None:
         self._topics = topics
+        self._partitions = partitions or {}
         self._max_bytes = max_bytes
 
     def seal(self, output: Any, offset: int | None, timestamp: int | None) -> Record:
@@ -43,19 +50,24 @@ class Sealer:
         value = output.value
         if value is not None and not isinstance(value, bytes):
             value = topic.codec.encode(value)
-        key = output.key.encode() if isinstance(output.key, str) else output.key
+        key = as_bytes("key", output.key)
         headers = tuple(
-            (name, content.encode() if isinstance(content, str) else content)
+            (header_name(name), as_bytes("header value", content))
             for name, content in output.headers
         )
+        self._check_partition(output)
         self._check_size(output.topic, key, value, headers)
-        when = output.timestamp if output.timestamp is not None else timestamp
-        if when is None:
-            when = int(time() * 1_000)
+        when = checked_timestamp(output.timestamp, timestamp)
         return Record(output.topic, key, value, headers, when, output.partition, offset)
 
-    def seal_all(self, outputs: Iterable[Any], offset: int | None, timestamp: int | None) -> Any:
-        return [self.seal(output, offset, timestamp) for output in outputs]
+    def _check_partition(self, output: Output) -> None:
+        """A partition that does not exist would be refused after Postgres has committed."""
+        number = output.partition
+        if number is None:
+            return
+        count = self._partitions.get(output.topic)
+        if not isinstance(number, int) or number < 0 or (count is not None and number >= count):
+            raise ValueError(f"{output.topic!r} has no partition {number!r}")
 
     def _check_size(
         self,
@@ -68,6 +80,32 @@ class Sealer:
         limit = self._max_bytes.get(topic)
         if limit is not None and size > limit:
             raise OutputTooLarge(f"an output of {size} bytes; {topic!r} takes {limit}")
+
+
+def as_bytes(what: str, value: object) -> bytes | None:
+    """:raises TypeError: for anything that is neither bytes, text nor None."""
+    if value is None or isinstance(value, bytes):
+        return value
+    if isinstance(value, str):
+        return value.encode()
+    raise TypeError(f"an output's {what} is {type(value).__name__}, not bytes, str or None")
+
+
+def header_name(name: object) -> str:
+    """:raises TypeError, UnicodeEncodeError: for what is not text."""
+    if not isinstance(name, str):
+        raise TypeError(f"a header's name is {type(name).__name__}, not str")
+    name.encode()
+    return name
+
+
+def checked_timestamp(given: object, otherwise: int | None) -> int:
+    """The output's own, else the input's, else now; milliseconds since the epoch."""
+    if given is None:
+        return int(time() * 1_000) if otherwise is None else otherwise
+    if not isinstance(given, int) or not 0 <= given < 2**63:
+        raise ValueError(f"an output's timestamp is {given!r}, not milliseconds since the epoch")
+    return given
 
 
 def size_of(

@@ -26,7 +26,7 @@ from confluent_kafka.admin import (
 )
 
 from processor.errors import ConfigurationError, Unreachable
-from processor.operations.broker_errors import explained, unreachable
+from processor.operations.broker_errors import ForbiddenError, explained, unreachable
 from processor.operations.database import PATIENCE_SECONDS, Notify, patiently, silent
 from processor.settings import Settings
 
@@ -119,7 +119,19 @@ class Broker:
         return sorted(name for name in topics if not name.startswith("__"))
 
     def topics(self, names: Iterable[str]) -> dict[str, Topic | None]:
-        """Each topic, None where there is none."""
+        """Each topic, None where there is none.
+
+        :raises ForbiddenError: when one may not be described.
+        """
+        found: dict[str, Topic | None] = {}
+        for name, topic in self.visible_topics(names).items():
+            if isinstance(topic, ForbiddenError):
+                raise topic
+            found[name] = topic
+        return found
+
+    def visible_topics(self, names: Iterable[str]) -> dict[str, Topic | ForbiddenError | None]:
+        """Each topic, None where there is none, or that it may not be described."""
         wanted = list(dict.fromkeys(names))
         if not wanted:
             return {}
@@ -155,29 +167,25 @@ class Broker:
 
     def group_operations(self, group: str) -> frozenset[str]:
         """What the configured user may do with a group, which need not exist."""
-        futures = self._admin.describe_consumer_groups(
-            [group], include_authorized_operations=True, request_timeout=REQUEST_TIMEOUT_SECONDS
-        )
-        return _operations(self._result(futures[group], f"describing group {group!r}"))
+
+        def ask() -> frozenset[str]:
+            futures = self._admin.describe_consumer_groups(
+                [group], include_authorized_operations=True, request_timeout=REQUEST_TIMEOUT_SECONDS
+            )
+            return _operations(self._result(futures[group], f"describing group {group!r}"))
+
+        return again(ask)
 
     def committed(self, group: str, places: Sequence[Place]) -> dict[Place, Offset]:
         """The group's committed offsets, read stable: none that a transaction may still change."""
         if not places:
             return {}
-        request = ConsumerGroupTopicPartitions(group, [TopicPartition(*place) for place in places])
-        futures = self._admin.list_consumer_group_offsets(
-            [request], require_stable=True, request_timeout=REQUEST_TIMEOUT_SECONDS
-        )
-        found = self._result(futures[group], f"reading the offsets of group {group!r}")
-        return {(p.topic, p.partition): self._offset(p) for p in found.topic_partitions}
+        found = self._group_offsets(group, [TopicPartition(*place) for place in places])
+        return {(p.topic, p.partition): self._offset(p) for p in found}
 
     def committed_places(self, group: str) -> list[Place]:
         """The partitions that the group has committed an offset of."""
-        futures = self._admin.list_consumer_group_offsets(
-            [ConsumerGroupTopicPartitions(group)], request_timeout=REQUEST_TIMEOUT_SECONDS
-        )
-        found = self._result(futures[group], f"reading the offsets of group {group!r}")
-        return [(p.topic, p.partition) for p in found.topic_partitions]
+        return [(p.topic, p.partition) for p in self._group_offsets(group, None)]
 
     def log_starts(self, places: Sequence[Place]) -> dict[Place, int]:
         return self._log_offsets(places, _EARLIEST)
@@ -186,25 +194,35 @@ class Broker:
         """The high watermark of each partition."""
         return self._log_offsets(places, _LATEST)
 
-    def _log_offsets(self, places: Sequence[Place], at: OffsetSpec) -> dict[Place, int]:
-        """Asked again for a while where a partition has no leader."""
-        found: dict[Place, int] = {}
-        if places:
-            for attempt in patiently(PATIENCE_SECONDS):
-                with attempt:
-                    found = self._log_offsets_once(places, at)
-        return found
+    def _group_offsets(
+        self, group: str, places: list[TopicPartition] | None
+    ) -> list[TopicPartition]:
+        """Of all partitions that have one where no places are named."""
 
-    def _log_offsets_once(self, places: Sequence[Place], at: OffsetSpec) -> dict[Place, int]:
-        futures = self._admin.list_offsets(
-            {TopicPartition(*place): at for place in places},
-            isolation_level=IsolationLevel.READ_UNCOMMITTED,
-            request_timeout=REQUEST_TIMEOUT_SECONDS,
-        )
-        return {
-            (p.topic, p.partition): self._result(future, f"reading the log of {p.topic}").offset
-            for p, future in futures.items()
-        }
+        def ask() -> list[TopicPartition]:
+            futures = self._admin.list_consumer_group_offsets(
+                [ConsumerGroupTopicPartitions(group, places)],
+                require_stable=places is not None,
+                request_timeout=REQUEST_TIMEOUT_SECONDS,
+            )
+            found = self._result(futures[group], f"reading the offsets of group {group!r}")
+            return list(found.topic_partitions)
+
+        return again(ask)
+
+    def _log_offsets(self, places: Sequence[Place], at: OffsetSpec) -> dict[Place, int]:
+        def ask() -> dict[Place, int]:
+            futures = self._admin.list_offsets(
+                {TopicPartition(*place): at for place in places},
+                isolation_level=IsolationLevel.READ_UNCOMMITTED,
+                request_timeout=REQUEST_TIMEOUT_SECONDS,
+            )
+            return {
+                (p.topic, p.partition): self._result(future, f"reading the log of {p.topic}").offset
+                for p, future in futures.items()
+            }
+
+        return again(ask) if places else {}
 
     def _reach(self, seconds: float) -> None:
         self._errors.clear()
@@ -214,13 +232,16 @@ class Broker:
             self._admin.poll(0)
             raise unreachable(error.args[0], self._errors, self._servers) from error
 
-    def _topic(self, name: str, future: Future[Any]) -> Topic | None:
+    def _topic(self, name: str, future: Future[Any]) -> Topic | ForbiddenError | None:
         try:
             found = future.result()
         except KafkaException as error:
             if error.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
                 return None
-            raise explained(error, f"describing topic {name!r}", self._servers) from error
+            told = explained(error, f"describing topic {name!r}", self._servers)
+            if isinstance(told, ForbiddenError):
+                return told
+            raise told from error
         return Topic(
             name,
             str(found.topic_id),
@@ -257,6 +278,14 @@ class Broker:
             raise explained(error, doing, self._servers) from error
 
 
+def again(ask: Callable[[], T]) -> T:
+    """Ask, and again for a while where a leader or a coordinator is only just being elected."""
+    for attempt in patiently(PATIENCE_SECONDS):
+        with attempt:
+            return ask()
+    raise AssertionError("unreachable: the last attempt raises")
+
+
 def _operations(found: Any) -> frozenset[str]:
     return frozenset(operation.name for operation in found.authorized_operations or ())
 
@@ -264,6 +293,5 @@ def _operations(found: Any) -> frozenset[str]:
 def _silent_logger() -> logging.Logger:
     """librdkafka would write on stderr what we tell in one line."""
     logger = logging.getLogger("processor.librdkafka")
-    logger.addHandler(logging.NullHandler())
-    logger.propagate = False
+    logger.setLevel(logging.CRITICAL + 1)
     return logger

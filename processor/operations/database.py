@@ -54,7 +54,7 @@ def patiently(patience: float, notify: Notify = silent) -> tenacity.Retrying:
 
     return tenacity.Retrying(
         retry=tenacity.retry_if_exception_type(Unreachable),
-        wait=tenacity.wait_exponential_jitter(initial=0.2, max=3.0, jitter=0.2),
+        wait=tenacity.wait_exponential(multiplier=0.2, max=3.0) + tenacity.wait_random(0, 0.2),
         stop=tenacity.stop_before_delay(patience),
         before_sleep=tell,
         reraise=True,

@@ -84,7 +84,7 @@ def _headers(record: Record) -> Iterator[tuple[str, str | None]]:
 
 
 def readable(value: Any) -> str | None:
-    """Bytes as text where they are.
+    """Bytes as text where they are text without control characters.
 
     >>> readable(b"caf\\xc3\\xa9"), readable(b"\\xff"), readable(None)
     ('café', 'base64:/w==', None)
@@ -96,7 +96,7 @@ def readable(value: Any) -> str | None:
         text = data.decode()
     except UnicodeDecodeError:
         text = ""
-    if text.isprintable() and (text or not data):
+    if "".join(text.split()).isprintable() and (text or not data):
         return text
     return "base64:" + base64.b64encode(data).decode()
 

@@ -77,7 +77,9 @@ def judge(partitions: Sequence[PartitionStatus]) -> tuple[str, Exit]:
         return f"{halted} of {total} partitions are halted", Exit.VERDICT
     if broken:
         return f"{broken} of {total} partitions violate P ≤ K ≤ H and will halt", Exit.VERDICT
-    return f"{total} partitions: {', '.join(_counted(partitions))}", Exit.OK
+    nobody = all(each.state in (NEW, UNOWNED) for each in partitions)
+    running = "no worker is running; " if nobody else ""
+    return f"{running}{total} partitions: {', '.join(_counted(partitions))}", Exit.OK
 
 
 def _counted(partitions: Sequence[PartitionStatus]) -> Iterator[str]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
+from typing import TypeVar
 
 from processor.operations.broker import Broker, Cluster, Topic
 from processor.operations.broker_errors import ForbiddenError
@@ -14,6 +16,7 @@ from processor.pipeline import Pipeline
 from processor.settings import Settings
 
 OFFSETS, TRANSACTIONS = "__consumer_offsets", "__transaction_state"
+NOTHING = frozenset({"NONE"})
 WEEK_MINUTES = 7 * 24 * 60
 
 kafka = Area("kafka")
@@ -21,6 +24,7 @@ topics = Area("topics")
 access = Area("access")
 
 Config = Mapping[str, str]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -29,7 +33,7 @@ class Facts:
 
     cluster: Cluster
     broker: Config | None
-    topics: Mapping[str, Topic | None]
+    topics: Mapping[str, Topic | ForbiddenError | None]
     topic_configs: Mapping[str, Config] = field(default_factory=dict)
     group_operations: frozenset[str] = frozenset()
 
@@ -37,20 +41,26 @@ class Facts:
 def gather(broker: Broker, pipeline: Pipeline, group: str) -> Facts:
     """Ask for everything that :func:`judge` looks at."""
     cluster = broker.cluster()
-    found = broker.topics([*topics_of(pipeline), OFFSETS, TRANSACTIONS])
+    found = broker.visible_topics([*topics_of(pipeline), OFFSETS, TRANSACTIONS])
     configs: dict[str, Config] = {}
-    broker_config: Config | None = None
+    for name in topics_of(pipeline):
+        if isinstance(found[name], Topic):
+            configs |= _allowed(partial(broker.topic_configs, [name])) or {}
+    operations = _allowed(partial(broker.group_operations, group))
+    return Facts(
+        cluster,
+        _allowed(partial(broker.broker_config, cluster.brokers[0])),
+        found,
+        configs,
+        NOTHING if operations is None else operations,
+    )
+
+
+def _allowed(ask: Callable[[], T]) -> T | None:
     try:
-        broker_config = broker.broker_config(cluster.brokers[0])
-        existing = [name for name in topics_of(pipeline) if found[name] is not None]
-        configs = dict(broker.topic_configs(existing))
+        return ask()
     except ForbiddenError:
-        pass  # judged as a warning: the durability is then unknown
-    try:
-        operations = broker.group_operations(group)
-    except ForbiddenError:
-        operations = frozenset({"NONE"})
-    return Facts(cluster, broker_config, found, configs, operations)
+        return None
 
 
 def judge(facts: Facts, settings: Settings, pipeline: Pipeline, group: str) -> Iterator[Finding]:
@@ -117,7 +127,8 @@ def internal_topics(facts: Facts) -> Iterator[Finding]:
     }
     for name, setting in settings.items():
         found = facts.topics.get(name)
-        replication = found.replication if found else int(facts.broker[setting])
+        told = int(facts.broker[setting])
+        replication = found.replication if isinstance(found, Topic) else told
         if replication < 3:
             yield kafka.warning(
                 f"{name} has {replication} replica(s): a lost disk can lose commits",
@@ -139,7 +150,11 @@ def in_sync_minimum(setting: str, broker: Config) -> Finding:
     return kafka.ok(f"{setting} is {minimum}")
 
 
-def topic(name: str, found: Topic | None, config: Config | None) -> Iterator[Finding]:
+def topic(
+    name: str, found: Topic | ForbiddenError | None, config: Config | None
+) -> Iterator[Finding]:
+    if isinstance(found, ForbiddenError):
+        return  # told with the rights
     if found is None:
         yield topics.error(f"{name} does not exist", "processor topics create")
         return
@@ -176,7 +191,8 @@ def rights(facts: Facts, pipeline: Pipeline, group: str) -> Iterator[Finding]:
     """As far as the brokers tell; the right to a transactional id they do not."""
     for name, wanted in _wanted_rights(pipeline):
         found = facts.topics.get(name)
-        if found is not None and found.operations and wanted not in found.operations:
+        granted = found.operations if isinstance(found, Topic) else frozenset()
+        if isinstance(found, ForbiddenError) or (granted and wanted not in granted):
             yield access.error(f"{wanted} on topic {name} is not granted", f"grant {wanted}")
     if facts.group_operations and "READ" not in facts.group_operations:
         yield access.error(f"READ on group {group} is not granted", "grant READ on the group")

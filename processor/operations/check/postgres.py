@@ -23,6 +23,9 @@ SETTINGS = (
 SPARE_CONNECTIONS = 10
 RIGHTS = ("SELECT", "INSERT", "UPDATE", "DELETE")
 
+SYSTEM_IDENTIFIER = "pg_control_system()"
+"""Tells this database from a copy of it; open to everybody unless it was revoked."""
+
 postgres = Area("postgres")
 
 
@@ -36,7 +39,7 @@ class Facts:
     connections: int
     revision: str | None
     missing_rights: tuple[str, ...]
-    """As "UPDATE on processor.progress"."""
+    """As ``UPDATE ON processor.progress``."""
 
 
 def gather(connection: Connection) -> Facts:
@@ -101,7 +104,7 @@ def connections(facts: Facts) -> Finding:
     free = int(facts.settings["max_connections"]) - reserved - facts.connections
     if free < SPARE_CONNECTIONS:
         return postgres.warning(
-            f"{free} connections are free; each worker takes two",
+            f"{free} connections are free; each worker takes one",
             "raise max_connections or use fewer workers",
         )
     return postgres.ok(f"{free} connections are free")
@@ -118,8 +121,10 @@ def revision(found: str | None) -> Finding:
 def _missing_rights(connection: Connection) -> tuple[str, ...]:
     tables = [f"{table.schema}.{table.name}" for table in metadata.sorted_tables]
     rows = connection.execute(
-        "SELECT r || ' on ' || t FROM unnest(%s::text[]) t, unnest(%s::text[]) r"
-        " WHERE to_regclass(t) IS NOT NULL AND NOT has_table_privilege(t, r) ORDER BY t, r",
-        [tables, list(RIGHTS)],
+        "SELECT r || ' ON ' || t FROM unnest(%s::text[]) t, unnest(%s::text[]) r"
+        " WHERE to_regclass(t) IS NOT NULL AND NOT has_table_privilege(t, r)"
+        " UNION ALL SELECT 'EXECUTE ON FUNCTION ' || f FROM unnest(%s::text[]) f"
+        " WHERE NOT has_function_privilege(f, 'EXECUTE') ORDER BY 1",
+        [tables, list(RIGHTS), [SYSTEM_IDENTIFIER]],
     ).fetchall()
     return tuple(row[0] for row in rows)

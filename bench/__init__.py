@@ -1,0 +1,1 @@
+"""Measurements on the real parts; every figure is a ratio within one run."""
