@@ -17,8 +17,8 @@ from confluent_kafka import Consumer, Producer
 
 from pipelines.user_events.handlers import PROCESSED, RECEIPTS, pipeline
 from processor.binding import Handler
-from processor.engine.handling import Decoded, timestamp_of, to_message
 from processor.engine.batch import Partition
+from processor.engine.handling import Decoded, timestamp_of, to_message
 from processor.engine.session import PostgresSession
 from processor.transaction import Transaction
 
@@ -32,7 +32,7 @@ def main(topic: str, group: str) -> None:
         {
             "bootstrap.servers": servers,
             "group.id": group,
-            "auto.offset.reset": "earliest",
+            "auto.offset.reset": "latest",
             "enable.auto.commit": False,
             "isolation.level": "read_committed",
             "fetch.wait.max.ms": 50,

@@ -66,10 +66,10 @@ class Reader:
             }
         )
         numbers = self._consumer.list_topics(PROCESSED, 10).topics[PROCESSED].partitions
-        ends = [
-            TopicPartition(PROCESSED, n, self._consumer.get_watermark_offsets(TopicPartition(PROCESSED, n), 5)[1])
-            for n in numbers
-        ]  # fmt: skip
+        ends = []
+        for number in numbers:
+            _, end = self._consumer.get_watermark_offsets(TopicPartition(PROCESSED, number), 5)
+            ends.append(TopicPartition(PROCESSED, number, end))
         self._consumer.assign(ends)
         self._thread = threading.Thread(target=self._read, daemon=True)
         self._thread.start()
@@ -165,7 +165,7 @@ def main() -> int:
                 results["processor"].append(measure(servers, chosen.rate, chosen.seconds))
                 service.drain()
             clear(stack)
-            command = [sys.executable, "-m", "bench.baseline", "user-events", "at-least-once"]
+            command = [sys.executable, "-m", "bench.baseline", "user-events", f"baseline-{number}"]
             child = Child("baseline", command, log=log, environment=environment)
             settle(servers)
             results["at least once"].append(measure(servers, chosen.rate, chosen.seconds))
@@ -175,9 +175,21 @@ def main() -> int:
 
 
 def settle(servers: str) -> None:
-    """Wait until messages come through, then a little."""
-    measure(servers, 20, 1)
-    time.sleep(SETTLE_SECONDS)
+    """Wait until messages come through and nothing older follows."""
+    reader = Reader(servers)
+    try:
+        sent: set[str] = set()
+        deadline = time.monotonic() + 60
+        while not sent & set(reader.seen):
+            if time.monotonic() > deadline:
+                raise SystemExit("no message comes through: no figure")
+            sent |= set(_send(servers, 10, 0.5))
+        count = -1
+        while count != len(reader.seen):
+            count = len(reader.seen)
+            time.sleep(SETTLE_SECONDS)
+    finally:
+        reader.close()
 
 
 def told(results: dict[str, list[Round]], rate: int) -> int:

@@ -129,7 +129,12 @@ def assemble(
     store = Store(database, slot.group_id, steps)
     ledger = Ledger(database, cluster_id, slot.group_id, steps)
     register = Register(database, cluster_id, slot.group_id, str(slot), steps)
-    publisher = Publisher(clients, f"{slot}:0", settings.kafka.transaction_timeout_seconds, steps)
+    publisher = Publisher(
+        clients,
+        [f"{slot}:0", f"{slot}:1"],
+        settings.kafka.transaction_timeout_seconds,
+        steps,
+    )
     handling = Handling(
         pipeline.routes,
         Sealer(pipeline.outputs, max_bytes, partition_counts(cluster, pipeline)),

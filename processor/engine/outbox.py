@@ -49,7 +49,8 @@ def decode_entry(
     if crc32(payload) != checksum:
         raise OutboxDamaged(f"checksum of [{first}, {next_offset}) is wrong")
     if payload[:1] != bytes((FORMAT,)):
-        raise OutboxDamaged(f"[{first}, {next_offset}) has the unknown format {payload[0] if payload else 'none'}")
+        found = payload[0] if payload else "none"
+        raise OutboxDamaged(f"[{first}, {next_offset}) has the unknown format {found}")
     try:
         body = _decode(memoryview(payload)[1:])
     except msgspec.MsgspecError as error:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from time import monotonic
 from typing import Any
@@ -73,19 +74,19 @@ class _Line:
 
         :raises PublishDoubt: when that did not succeed in time.
         """
-        with self._call(Step.INITIALISE, timeout_seconds * 2, "init_transactions"):
+        with self._told("init_transactions"):
             self._producer.init_transactions(timeout_seconds)
         # Its own retries chatter; what counts begins now.
         self._producer.poll(0)
         self._lines.suspicious.clear()
 
     def begin(self) -> None:
-        with self._call(Step.SEND, None, "begin_transaction"):
+        with self._call(Step.SEND, "begin_transaction"):
             self._producer.begin_transaction()
 
     def produce(self, entries: Iterable[OutboxEntry]) -> None:
         produce = self._producer.produce
-        with self._call(Step.SEND, None, "produce"):
+        with self._call(Step.SEND, "produce"):
             for entry in entries:
                 for record, source in provenance(entry):
                     fields: dict[str, Any] = {
@@ -104,17 +105,17 @@ class _Line:
             self._producer.poll(0)
 
     def send_offsets(self, offsets: Sequence[TopicPartition], snapshot: object) -> None:
-        with self._call(Step.SEND_OFFSETS, None, "send_offsets_to_transaction"):
+        with self._call(Step.SEND_OFFSETS, "send_offsets_to_transaction"):
             self._producer.send_offsets_to_transaction(
                 list(offsets), snapshot, CALL_TIMEOUT_SECONDS
             )
 
     def commit(self) -> None:
-        with self._call(Step.END, None, "commit_transaction"):
+        with self._call(Step.END, "commit_transaction"):
             self._producer.commit_transaction(CALL_TIMEOUT_SECONDS)
 
     def abort(self) -> None:
-        with self._call(Step.ABORT, None, "abort_transaction"):
+        with self._call(Step.ABORT, "abort_transaction"):
             self._producer.purge()
             self._producer.abort_transaction(CALL_TIMEOUT_SECONDS)
 
@@ -146,15 +147,19 @@ class _Line:
         raise PublishDoubt("the producer's queue stays full")
 
     @contextmanager
-    def _call(self, step: Step, limit_seconds: float | None, name: str) -> Iterator[None]:
+    def _call(self, step: Step, name: str) -> Iterator[None]:
+        with self._told(name), self._steps.step(step):
+            yield
+
+    @contextmanager
+    def _told(self, name: str) -> Iterator[None]:
         try:
-            with self._steps.step(step, limit_seconds):
-                yield
+            yield
         except KafkaException as error:
             self._producer.poll(0)
             code = error.args[0].code() if error.args else None
             reason = f"{name}: {told(error)}"
-            if self.last_error is not None and step is Step.INITIALISE:
+            if self.last_error is not None:
                 reason += f" ({self.last_error})"
             refused = self._refused() or ({name} if code in REFUSALS else set())
             raise PublishDoubt(reason, refused=refused, fenced=code in _FENCED) from None
@@ -184,7 +189,11 @@ REFUSALS = frozenset(
 
 
 class Publisher:
-    """The slot's transactional producer, and when it is made anew.
+    """The slot's transactional producers, used in turn, and when they are made anew.
+
+    Two of them, because the tail of a transaction is still being written when the next one begins:
+    the same producer would wait for it, 20 ms at times. They count as one: a doubt about either
+    retires both. At most one transaction is open.
 
     :meth:`send` may run while Postgres commits; :meth:`commit` only after that commit is known.
     """
@@ -192,48 +201,55 @@ class Publisher:
     def __init__(
         self,
         clients: Clients,
-        transactional_id: str,
+        transactional_ids: Sequence[str],
         transaction_timeout_seconds: float,
         steps: Steps,
     ) -> None:
         self._clients = clients
-        self._transactional_id = transactional_id
+        self._transactional_ids = transactional_ids
         self._usual_timeout_seconds = transaction_timeout_seconds
         self._timeout_seconds = transaction_timeout_seconds
         self._steps = steps
-        self._line: _Line | None = None
+        self._lines: list[_Line] = []
+        self._turn = 0
         self._open = False
 
     @property
     def ready(self) -> bool:
-        return self._line is not None
+        return bool(self._lines)
 
     def prepare(self) -> None:
-        """Initialise a new producer unless there is one without a doubt.
+        """Initialise new producers unless there are some without a doubt.
 
         :raises PublishDoubt: when the broker did not answer in time.
         """
-        if self._line is None:
-            line = _Line(self._clients, self._transactional_id, self._timeout_seconds, self._steps)
-            line.initialise(CALL_TIMEOUT_SECONDS)
-            self._line = line
+        if self._lines:
+            return
+        lines = [
+            _Line(self._clients, name, self._timeout_seconds, self._steps)
+            for name in self._transactional_ids
+        ]
+        with self._steps.step(Step.INITIALISE, CALL_TIMEOUT_SECONDS * 2):
+            initialise_all(lines)
+        self._lines = lines
 
     def retire(self) -> None:
-        """Drop the producer; what it left open is ended when the next one is initialised."""
-        self._line = None
+        """Drop the producers; what they left open is ended when the next ones are initialised."""
+        self._lines = []
         self._open = False
 
     def lengthen(self) -> None:
-        """Give the next transaction twice the time: a republish may be long."""
+        """Give the next transactions twice the time: a republish may be long."""
         self._timeout_seconds = min(2 * self._timeout_seconds, LONGEST_TRANSACTION_SECONDS)
 
     def send(self, entries: Iterable[OutboxEntry]) -> None:
         """Begin a transaction and hand over the outputs; they stay invisible.
 
-        :raises PublishDoubt: the producer is retired then.
+        :raises PublishDoubt: the producers are retired then.
         """
         with self._retiring():
-            line = self._ready_line()
+            self._turn += 1
+            line = self._line()
             line.begin()
             self._open = True
             line.produce(entries)
@@ -242,10 +258,10 @@ class Publisher:
         """Add the offsets with their metadata and end the transaction.
 
         :param snapshot: the group metadata of the assignment under which the messages were read.
-        :raises PublishDoubt: the producer is retired then.
+        :raises PublishDoubt: the producers are retired then.
         """
         with self._retiring():
-            line = self._ready_line()
+            line = self._line()
             line.send_offsets(
                 [TopicPartition(*partition, at, metadata) for partition, at, metadata in offsets],
                 snapshot,
@@ -258,15 +274,16 @@ class Publisher:
 
     def abandon(self) -> None:
         """End without effect what :meth:`send` began, if anything; never raises."""
-        if self._open and self._line is not None:
+        if self._open and self._lines:
             with suppress(PublishDoubt):
-                self._line.abort()
+                self._line().abort()
             self.retire()
 
-    def _ready_line(self) -> _Line:
-        if self._line is None:
+    def _line(self) -> _Line:
+        """Whose turn it is."""
+        if not self._lines:
             raise PublishDoubt("there is no producer")
-        return self._line
+        return self._lines[self._turn % len(self._lines)]
 
     @contextmanager
     def _retiring(self) -> Iterator[None]:
@@ -275,3 +292,13 @@ class Publisher:
         except PublishDoubt:
             self.retire()
             raise
+
+
+def initialise_all(lines: Sequence[_Line]) -> None:
+    """At the same time: after a kill each may take most of a second.
+
+    :raises PublishDoubt: of the first that failed; the others are initialised all the same.
+    """
+    with ThreadPoolExecutor(len(lines)) as threads:
+        for done in [threads.submit(line.initialise, CALL_TIMEOUT_SECONDS) for line in lines]:
+            done.result()
