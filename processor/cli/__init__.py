@@ -14,6 +14,7 @@ import typer
 
 from processor.cli import (
     check,
+    control,
     dead_letters,
     migrate,
     offsets,
@@ -37,6 +38,7 @@ app.command()(run.run)
 app.command()(check.check)
 app.command()(migrate.migrate)
 app.command()(status.status)
+app.command()(control.resume)
 app.command()(produce.produce)
 app.add_typer(topics.app, name="topics")
 app.add_typer(offsets.app, name="offsets")

@@ -42,6 +42,8 @@ class Plan:
     seed: int = field(default_factory=lambda: random.randrange(1_000_000))
     longest_stop_seconds: float = LONGEST_STOP_SECONDS
     pause_seconds: tuple[float, float] = (0.2, 1.5)
+    environment: dict[str, str] = field(default_factory=dict)
+    """Settings of the processor, as variables."""
 
 
 @dataclass
@@ -82,7 +84,7 @@ def prepare(stack: Stack, environment: dict[str, str]) -> None:
 
 def run(stack: Stack, plan: Plan, log: Path, tell: Callable[[str], None] = print) -> Outcome:
     """The whole campaign on an empty stack."""
-    environment = {**stack.environment, "PROCESSOR_INSTANCE": "campaign"}
+    environment = {**stack.environment, "PROCESSOR_INSTANCE": "campaign", **plan.environment}
     prepare(stack, environment)
     rng = random.Random(plan.seed)
     tell(f"seed {plan.seed}")
@@ -216,8 +218,10 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=60)
     parser.add_argument("--stops", type=int, default=20)
     parser.add_argument("--seed", type=int, default=random.randrange(1_000_000))
+    parser.add_argument("--set", action="append", default=[], metavar="PROCESSOR_NAME=VALUE")
     chosen = parser.parse_args()
     plan = Plan(chosen.events, chosen.workers, chosen.kills, chosen.stops, chosen.seed)
+    plan.environment = dict(each.split("=", 1) for each in chosen.set)
     with tempfile.TemporaryDirectory() as folder, Stack() as stack:
         log = Path(folder) / "processor.log"
         outcome = run(stack, plan, log)

@@ -1,0 +1,71 @@
+"""Requests to the owner of a partition: written to Postgres, taken by the worker, audited."""
+
+from __future__ import annotations
+
+import getpass
+import socket
+from dataclasses import dataclass
+
+from processor.errors import ConfigurationError
+from processor.operations.database import Connection, session
+from processor.operations.readings import read
+from processor.settings import Settings
+
+RESUMABLE = ("handler-halt", "pipeline-error", "unknown-type")
+"""Halts that a handler or a deployment caused; the others are resolved by what they name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """A halted partition, and whether it was asked to go on."""
+
+    topic: str
+    partition: int
+    reason: str | None
+    requested: bool
+    note: str
+
+
+def resume(
+    settings: Settings, group: str, places: list[tuple[str, int]] | None, dry_run: bool
+) -> list[Resumed]:
+    """Ask the owners of halted partitions to try the message at H again.
+
+    :param places: topics and partitions; all halted ones of the group unless given.
+    :raises ConfigurationError: for a partition that is not halted.
+    """
+    readings = read(settings, group, ())
+    halted = {
+        place: report for place, report in readings.reports.items() if report.state == "halted"
+    }
+    for place in places or ():
+        if place not in halted:
+            raise ConfigurationError(f"{place[0]}/{place[1]} of group {group!r} is not halted")
+    chosen = {place: halted[place] for place in places} if places else halted
+    found = []
+    with session(settings) as connection:
+        for (topic, partition), report in sorted(chosen.items()):
+            able = report.reason in RESUMABLE
+            if able and not dry_run:
+                _request(connection, group, topic, partition, str(report.reason))
+            note = "asked to go on" if able else f"resolve it first: {report.remedy}"
+            if able and dry_run:
+                note = "would be asked to go on"
+            requested = able and not dry_run
+            found.append(Resumed(topic, partition, report.reason, requested, note))
+    return found
+
+
+def _request(connection: Connection, group: str, topic: str, partition: int, why: str) -> None:
+    actor = f"{getpass.getuser()}@{socket.gethostname()}"
+    with connection.transaction():
+        connection.execute(
+            "INSERT INTO processor.control (group_id, topic, partition, command, requested_by)"
+            " VALUES (%s, %s, %s, 'resume', %s)",
+            (group, topic, partition, actor),
+        )
+        connection.execute(
+            "INSERT INTO processor.audit (group_id, topic, partition, action, actor, detail)"
+            " VALUES (%s, %s, %s, 'resume', %s, jsonb_build_object('reason', %s::text))",
+            (group, topic, partition, actor, why),
+        )
