@@ -19,6 +19,8 @@ CHECK_SECONDS = 1.0
 def main() -> int:
     """The exit code."""
     arguments = _parser().parse_args()
+    # A shell starts background jobs with SIGINT ignored; without this a start could not be broken.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         if arguments.command == "up":
             return _up(arguments.nodes)

@@ -9,13 +9,14 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from devstack.errors import StackError
 from devstack.parts import postgres as postgres_part
 from devstack.ports import free_port
 from devstack.process import Child, User
+from devstack.slot import Slot
 from devstack.waiting import wait_until
 
 HOST = "127.0.0.1"
@@ -44,7 +45,7 @@ class Postgres:
         self._folder = self._reachable(data_dir.absolute())
         self._data = self._folder / "data"
         self._programs = self._reachable_programs()
-        self._child: Child | None = None
+        self._slot = Slot("Postgres")
         self._killed = False
 
     @property
@@ -62,46 +63,33 @@ class Postgres:
     @property
     def child(self) -> Child:
         """The postmaster; StackError when it was not started, or was stopped."""
-        if self._child is None:
-            raise StackError("Postgres is not running")
-        return self._child
+        return self._slot.child
 
     @property
     def running(self) -> bool:
-        return self._child is not None and self._child.alive
+        return self._slot.alive
 
     def start(self) -> None:
         """Makes the data folder (the first time), starts, waits until connections are taken."""
         if self.running:
             return
-        if not (self._data / "PG_VERSION").exists():
+        if not self._data.exists():
             self._initialise()
         self._write_settings()
         if self._killed:
             # Its process id may be another process's by now; then Postgres would not start.
             (self._data / "postmaster.pid").unlink(missing_ok=True)
-        self._child = Child(
-            "Postgres",
-            [self._programs / "postgres", "-D", self._data],
-            log=self.log,
-            user=self._user,
-            directory=self._folder,
-        )
+        self._slot.fill(lambda: self._process("postgres", "-D", self._data))
         self._killed = False
         wait_until(self._is_ready, READY_SECONDS, f"Postgres on port {self.port}")
 
     def stop(self) -> None:
         """Fast shutdown: breaks connections, rolls back, ends in order. Nothing if not running."""
-        if self._child is not None:
-            self._child.stop(signal.SIGINT, STOP_SECONDS)
-            self._child = None
+        self._slot.stop(signal.SIGINT, STOP_SECONDS)
 
     def kill(self) -> None:
         """SIGKILL for the postmaster and every process of its: a crash. Start then recovers."""
-        if self._child is not None:
-            self._child.kill()
-            self._child = None
-            self._killed = True
+        self._killed = self._slot.kill() or self._killed
 
     def pause(self) -> None:
         """SIGSTOP for the postmaster and its backends: connections stay open, none answers."""
@@ -126,15 +114,22 @@ class Postgres:
         return self.url_of(name)
 
     def close(self) -> None:
-        """Kills it, since its data is no longer wanted, and removes what it put elsewhere."""
-        self.kill()
+        """Kills it, since its data is no longer wanted, and removes what it put elsewhere; final.
+
+        A start that is under way on another thread then fails.
+        """
+        self._slot.close()
         for folder in self._borrowed:
             shutil.rmtree(folder, ignore_errors=True)
+
+    def check(self) -> None:
+        """StackError with the log's tail if it has ended by itself."""
+        self._slot.check()
 
     def _is_ready(self) -> bool:
         import psycopg
 
-        self.child.check()
+        self.check()
         try:
             psycopg.connect(self.url, connect_timeout=2).close()
         except psycopg.OperationalError:
@@ -142,15 +137,26 @@ class Postgres:
         return True
 
     def _initialise(self) -> None:
-        # Left over by an initdb that was interrupted; it would refuse to go on.
-        shutil.rmtree(self._data, ignore_errors=True)
+        # Made under another name: an initdb that was killed leaves what looks complete.
+        fresh = self._folder / "data.fresh"
+        shutil.rmtree(fresh, ignore_errors=True)
         options = ["--auth=trust", "--username=postgres", "--encoding=UTF8", "--no-locale"]
-        program = self._programs / "initdb"
-        done = self._run_as_user([program, "-D", self._data, *options, "--no-sync"], INITDB_SECONDS)
-        if done.returncode:
-            raise StackError(f"initdb failed:\n{done.stdout}")
-        with (self._data / "postgresql.conf").open("a") as file:
+        # Not synced: a machine that loses power in the next seconds loses nothing of worth.
+        self._slot.run(
+            lambda: self._process("initdb", "-D", fresh, *options, "--no-sync"), INITDB_SECONDS
+        )
+        with (fresh / "postgresql.conf").open("a") as file:
             file.write(f"include '{SETTINGS_FILE}'\n")
+        fresh.rename(self._data)
+
+    def _process(self, program: str, *arguments: str | Path) -> Child:
+        return Child(
+            program,
+            [self._programs / program, *arguments],
+            log=self._folder / f"{program}.log",
+            user=self._user,
+            directory=self._folder,
+        )
 
     def _write_settings(self) -> None:
         settings = {
@@ -186,24 +192,16 @@ class Postgres:
         return folder
 
     def _can_enter(self, folder: Path) -> bool:
-        return self._run_as_user(["test", "-x", folder], READY_SECONDS).returncode == 0
-
-    def _run_as_user(
-        self, command: Sequence[str | Path], timeout_seconds: float
-    ) -> subprocess.CompletedProcess[str]:
         user = self._user
-        return subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
+        asked = subprocess.run(
+            ["test", "-x", folder],
             cwd="/",
-            timeout=timeout_seconds,
+            timeout=READY_SECONDS,
             user=user.uid if user else None,
             group=user.gid if user else None,
             extra_groups=[] if user else None,
         )
+        return asked.returncode == 0
 
     def __enter__(self) -> Postgres:
         try:

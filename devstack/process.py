@@ -18,6 +18,7 @@ from devstack.errors import StackError
 GUARD = Path(__file__).with_name("_child.py")
 REPLY_SECONDS = 20.0
 TAIL_LINES = 20
+FIRST_SIGNAL = 256 - signal.NSIG
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,15 @@ class Child:
             self.kill()
         self._end_guard()
 
+    def finish(self, timeout_seconds: float) -> None:
+        """Waits for the process to end by itself; StackError unless it does so with success."""
+        if not self._wait(timeout_seconds):
+            self.kill()
+            raise StackError(f"{self.name} took more than {timeout_seconds:g} s{self.log_tail()}")
+        self._end_guard()
+        if self._guard.returncode:
+            raise StackError(f"{self.name} ended {self._how()}{self.log_tail()}")
+
     def _command(self, line: str) -> None:
         """Nothing happens when the process has ended."""
         with self._lock:
@@ -123,18 +133,21 @@ class Child:
                 self._guard.stdin.flush()
             except (BrokenPipeError, ValueError):
                 return
-            self._read_reply(time.monotonic() + REPLY_SECONDS)
+            reply = self._read_reply(time.monotonic() + REPLY_SECONDS)
+        if not reply and self.alive and not self._wait(REPLY_SECONDS):
+            raise StackError(f"{self.name}: its guard process does not answer to {line!r}")
 
     def _read_reply(self, deadline: float) -> str:
         """One line from the guard; empty when it has ended or the time is over."""
         assert self._guard.stdout is not None
-        descriptor = self._guard.stdout.fileno()
+        poller = select.poll()
+        poller.register(self._guard.stdout, select.POLLIN | select.POLLHUP)
         line = b""
         while not line.endswith(b"\n"):
-            left = deadline - time.monotonic()
-            if left <= 0 or not select.select([descriptor], [], [], left)[0]:
+            left_ms = max(0.0, deadline - time.monotonic()) * 1000
+            if not poller.poll(left_ms):
                 return ""
-            received = os.read(descriptor, 1)
+            received = os.read(self._guard.stdout.fileno(), 1)
             if not received:
                 return ""
             line += received
@@ -158,5 +171,6 @@ class Child:
             self._guard.wait()
 
     def _how(self) -> str:
+        # The guard's own exit code has eight bits: a death by signal n shows as 256 - n.
         code = self._guard.returncode
-        return f"by signal {256 - code}" if code > 128 else f"with exit code {code}"
+        return f"by signal {256 - code}" if code >= FIRST_SIGNAL else f"with exit code {code}"

@@ -54,8 +54,8 @@ class Stack:
     def start(self) -> None:
         """Starts both, side by side; returns when both serve."""
         with ThreadPoolExecutor(2) as pool:
-            parts = [pool.submit(self.kafka.start), pool.submit(self.postgres.start)]
             try:
+                parts = [pool.submit(self.kafka.start), pool.submit(self.postgres.start)]
                 for part in as_completed(parts):
                     part.result()
             except BaseException:
@@ -73,7 +73,7 @@ class Stack:
     def check(self) -> None:
         """StackError with the log's tail if a part has ended by itself."""
         self.kafka.check()
-        self.postgres.child.check()
+        self.postgres.check()
 
     def close(self) -> None:
         """Ends everything, and removes the data unless it is to be kept."""

@@ -106,9 +106,12 @@ class Kafka:
         self.wait_ready()
 
     def close(self) -> None:
-        """Kills all nodes, whose data is no longer wanted, and closes the proxies."""
+        """Kills all nodes, whose data is no longer wanted, and closes the proxies; final.
+
+        A start that is under way on another thread then fails.
+        """
         for node in self.nodes:
-            node.kill()
+            node.close()
         for proxy in self.proxies:
             proxy.close()
 
@@ -122,8 +125,7 @@ class Kafka:
     def check(self) -> None:
         """StackError with the log's tail if a node that was started has ended by itself."""
         for node in self.nodes:
-            if node.started:
-                node.child.check()
+            node.check()
 
     def _is_ready(self) -> bool:
         running = [node for node in self.nodes if node.started]

@@ -10,13 +10,13 @@ import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from devstack.errors import StackError
 from devstack.kafka import jvm
 from devstack.kafka.properties import LOGGING, Ports, server_properties
-from devstack.parts.folder import run
 from devstack.process import Child
+from devstack.slot import Slot
 
 STOP_SECONDS = 15.0
+FORMAT_SECONDS = 60.0
 FORMATTED = "meta.properties"
 
 
@@ -49,7 +49,8 @@ class Node:
         self._data = folder / "data"
         self._heap = heap
         self._archive = archive
-        self._child: Child | None = None
+        self._name = f"Kafka node {number}"
+        self._slot = Slot(self._name)
         folder.mkdir(parents=True, exist_ok=True)
         text = server_properties(number, ports, self._data, broker_config)
         self._properties = folder / "server.properties"
@@ -64,18 +65,16 @@ class Node:
     @property
     def child(self) -> Child:
         """The process; StackError when it was not started, or was stopped."""
-        if self._child is None:
-            raise StackError(f"Kafka node {self.number} is not running")
-        return self._child
+        return self._slot.child
 
     @property
     def started(self) -> bool:
         """Wanted to run: it may have died."""
-        return self._child is not None
+        return self._slot.filled
 
     @property
     def running(self) -> bool:
-        return self._child is not None and self._child.alive
+        return self._slot.alive
 
     @property
     def formatted(self) -> bool:
@@ -84,17 +83,22 @@ class Node:
     def format(self, arguments: Sequence[str]) -> None:
         """Makes the data folder of a new cluster."""
         options = ["--cluster-id", kafka_id(), "--config", str(self._properties), *arguments]
-        run(self._command("kafka.tools.StorageTool", ["format", *options]), "Kafka's format")
+        command = self._command("kafka.tools.StorageTool", ["format", *options])
+        log = self._folder / "format.log"
+        self._slot.run(lambda: Child("Kafka's storage tool", command, log=log), FORMAT_SECONDS)
 
     def format_like(self, first: Node) -> None:
         """Makes the data folder of another node of the same cluster.
 
         The folders differ in two lines: written here, they save a run of the tool for each node.
         """
-        shutil.copytree(first._data, self._data)
-        file = self._data / FORMATTED
+        fresh = self._folder / "data.fresh"
+        shutil.rmtree(fresh, ignore_errors=True)
+        shutil.copytree(first._data, fresh)
+        file = fresh / FORMATTED
         text = re.sub("node.id=.*", f"node.id={self.number + 1}", file.read_text())
         file.write_text(re.sub("directory.id=.*", f"directory.id={kafka_id()}", text))
+        fresh.rename(self._data)
 
     def start(self) -> None:
         """Starts the process, and does not wait."""
@@ -102,18 +106,22 @@ class Node:
             return
         options = [f"-XX:ArchiveClassesAtExit={self._archive}"] if self._archive else []
         command = self._command("kafka.Kafka", [self._properties], options)
-        self._child = Child(f"Kafka node {self.number}", command, log=self.log)
+        self._slot.fill(lambda: Child(self._name, command, log=self.log))
 
     def stop(self, timeout_seconds: float = STOP_SECONDS) -> None:
         """Ends it by SIGTERM, in the end by SIGKILL."""
-        if self._child is not None:
-            self._child.stop(signal.SIGTERM, timeout_seconds)
-            self._child = None
+        self._slot.stop(signal.SIGTERM, timeout_seconds)
 
     def kill(self) -> None:
-        if self._child is not None:
-            self._child.kill()
-            self._child = None
+        self._slot.kill()
+
+    def check(self) -> None:
+        """StackError with the log's tail if it was started and has ended by itself."""
+        self._slot.check()
+
+    def close(self) -> None:
+        """Kills it for good, and what another thread is starting."""
+        self._slot.close()
 
     def _command(
         self, main_class: str, arguments: Sequence[str | Path], options: Sequence[str] = ()

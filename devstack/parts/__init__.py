@@ -5,8 +5,8 @@ when root. `DEVSTACK_PARTS=machine` allows the first only, `DEVSTACK_PARTS=pip` 
 """
 
 from devstack.parts.jars import compiler_jars, kafka_jars, kafka_version
-from devstack.parts.java import Java, java
-from devstack.parts.postgres import PostgresPrograms, postgres
+from devstack.parts.java_runtime import Java, java
+from devstack.parts.postgres_server import PostgresPrograms, postgres
 
 __all__ = [
     "Java",

@@ -6,6 +6,7 @@ import functools
 import os
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -60,7 +61,7 @@ def _resolved(name: str, pom: Path) -> tuple[Path, ...]:
 
 def _resolve(pom: Path, folder: Path) -> None:
     """The first way that works."""
-    ways = {
+    ways: dict[Source, list[Callable[[Path, Path], None]]] = {
         Source.AUTO: [_by_maven, _by_jgo, _by_maven_from_apt],
         Source.MACHINE: [_by_maven],
         Source.PIP: [_by_jgo],

@@ -53,9 +53,12 @@ class DeliveryError(ProcessorError):
 class UserEventProducer:
     """An idempotent producer of user events, keyed by user.
 
-    Events are sent in the background. What could not be delivered raises
-    :class:`DeliveryError` at the next call, at :meth:`flush` and at the end of the ``with`` block.
-    Not for use by several threads at once.
+    Events are sent in the background, and counted: ``delivered``, ``failed``, ``pending``. What
+    could not be delivered raises :class:`DeliveryError` at the next call, at :meth:`flush` and at
+    the end of the ``with`` block. Not for use by several threads at once.
+
+    Kafka refuses whole batches: where a topic's ``max.message.bytes`` is below its default of
+    1 MB, set ``batch.size`` to less than that.
 
     :param bootstrap_servers: ``host:port`` of one or more brokers, with commas between.
     :param delivery_timeout_seconds: after which an event that no broker took has failed.
@@ -75,6 +78,8 @@ class UserEventProducer:
         self.topic = topic
         self.delivered = 0
         self.failed = 0
+        self.pending = 0
+        """Events that have been sent and whose delivery is not known yet."""
         self._failures: list[Failure] = []
         self._patience = delivery_timeout_seconds + FLUSH_SLACK_SECONDS
         self._producer = _producer(
@@ -86,11 +91,6 @@ class UserEventProducer:
             },
             bootstrap_servers,
         )
-
-    @property
-    def pending(self) -> int:
-        """How many events have been sent whose delivery is not known yet."""
-        return len(self._producer)
 
     def send_user_event(
         self,
@@ -132,10 +132,10 @@ class UserEventProducer:
         :raises DeliveryError: when events have failed.
         :raises Unreachable: when the time is over; the events left are still being tried.
         """
-        left = self._producer.flush(self._patience if timeout is None else timeout)
+        self._producer.flush(self._patience if timeout is None else timeout)
         self._raise_failures()
-        if left:
-            raise Unreachable(f"{left} events for {self.topic!r} are not delivered yet")
+        if self.pending:
+            raise Unreachable(f"{self.pending} events for {self.topic!r} are not delivered yet")
 
     def __enter__(self) -> UserEventProducer:
         return self
@@ -170,10 +170,12 @@ class UserEventProducer:
                 self._note_failure(event_id, error.args[0])
                 self._raise_failures()
             else:
+                self.pending += 1
                 return
 
     def _reported(self, event_id: UUID) -> Callable[[KafkaError | None, Any], None]:
         def report(error: KafkaError | None, message: Any) -> None:  # noqa: ARG001
+            self.pending -= 1
             if error is None:
                 self.delivered += 1
             else:

@@ -68,6 +68,11 @@ def answers(servers: str, timeout_seconds: float = 0.5) -> bool:
     return True
 
 
+def children(pid: int) -> list[int]:
+    tasks = Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(child) for task in tasks for child in task.read_text().split()]
+
+
 def gone(pids: list[int]) -> Callable[[], bool]:
     return lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids)
 
@@ -239,6 +244,15 @@ class TestNothingIsLeft:
         assert Path(folder).exists()
         Stack().close()
         assert not Path(folder).exists()
+
+    def test_after_ctrl_c_during_the_start(self) -> None:
+        command = [sys.executable, "-m", "devstack", "up"]
+        up = subprocess.Popen(command, cwd=REPOSITORY, start_new_session=True)
+        wait_until(lambda: bool(children(up.pid)), 20, "first child")
+        started = children(up.pid)
+        os.killpg(up.pid, signal.SIGINT)
+        assert up.wait(20) == 130
+        wait_until(gone(started), 10, "end of the children")
 
     def test_after_ctrl_c(self) -> None:
         command = [sys.executable, "-m", "devstack", "up"]

@@ -20,40 +20,36 @@ from confluent_kafka.admin import AdminClient
 
 from devstack import Kafka
 from pipelines.user_events import DeliveryError, UserEventProducer, pipeline
-from processor.errors import ConfigurationError, Unreachable
+from processor.cli.produce import produce
+from processor.errors import ConfigurationError, Exit, ProcessorError, Unreachable
 
 ROOT = Path(__file__).parents[2]
 NOWHERE = "127.0.0.1:1"
 
 Topic = Callable[..., str]
 Read = Callable[[str], list[Message]]
-Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture
 def read(kafka: Kafka) -> Iterator[Read]:
-    """All messages of a topic, from its log's start to its end, in order per partition."""
+    """All messages that a topic has by now, in order per partition (it has no transactions)."""
     consumer = Consumer(
         {
             "bootstrap.servers": kafka.bootstrap_servers,
             "group.id": "never-committed",
             "enable.auto.commit": False,
-            "enable.partition.eof": True,
         }
     )
 
     def messages(topic: str) -> list[Message]:
-        partitions = consumer.list_topics(topic, 10).topics[topic].partitions
-        consumer.assign([TopicPartition(topic, number, 0) for number in partitions])
-        found, ended = [], set()
-        while ended != set(partitions):
-            message = consumer.poll(30)
-            assert message is not None, "no end of the partition within 30 s"
-            if message.error() is None:
-                found.append(message)
-            else:
-                ended.add(message.partition())
-        return found
+        numbers = consumer.list_topics(topic, 10).topics[topic].partitions
+        places = [TopicPartition(topic, number, 0) for number in numbers]
+        expected = sum(consumer.get_watermark_offsets(place, 10)[1] for place in places)
+        consumer.assign(places)
+        found = consumer.consume(expected, 30) if expected else []
+        assert len(found) == expected, "not all messages within 30 s"
+        assert not [message.error() for message in found if message.error()]
+        return list(found)
 
     yield messages
     consumer.close()
@@ -147,9 +143,9 @@ def test_what_the_broker_refuses_is_raised_by_flush(kafka: Kafka, topic: Topic, 
 
 def test_what_the_broker_refuses_is_raised_by_the_next_call(kafka: Kafka, topic: Topic) -> None:
     name = topic("small", config={"max.message.bytes": "2000"})
-    with UserEventProducer(
-        kafka.bootstrap_servers, name, client={"compression.type": "none"}
-    ) as producer:
+    # Alone in its batch: the broker refuses batches, the good with the bad.
+    client = {"compression.type": "none", "batch.num.messages": 1}
+    with UserEventProducer(kafka.bootstrap_servers, name, client=client) as producer:
         bad = producer.send_user_event(1, "login", {"text": "x" * 5_000})
         failures = until_raised(lambda: producer.send_user_event(2, "login", {}))
         assert [failure.event_id for failure in failures] == [bad]
@@ -164,6 +160,7 @@ def until_raised(call: Callable[[], object]) -> list[Any]:
             call()
         except DeliveryError as error:
             return error.failures
+        time.sleep(0.01)
     raise AssertionError("no delivery error within 30 s")
 
 
@@ -286,36 +283,17 @@ def test_an_unknown_property_is_named() -> None:
         UserEventProducer(NOWHERE, client={"compresion.type": "lz4"})
 
 
-def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "processor", "produce", *arguments]
-
-
-def environment(servers: str, **more: str) -> dict[str, str]:
-    return os.environ | {"PROCESSOR_KAFKA__BOOTSTRAP_SERVERS": servers} | more
+GENERATOR = "pipelines.user_events:sample_events"
 
 
 @pytest.fixture
-def run(kafka: Kafka) -> Run:
-    """Runs ``processor produce`` in the repository's root."""
-
-    def produce(*arguments: str, code: int = 0, servers: str = "", **more: str) -> Any:
-        done = subprocess.run(
-            command(*arguments),
-            cwd=ROOT,
-            env=environment(servers or kafka.bootstrap_servers, **more),
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
-        assert done.returncode == code, done.stderr
-        return done
-
-    return produce
+def configured(kafka: Kafka, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PROCESSOR_KAFKA__BOOTSTRAP_SERVERS", kafka.bootstrap_servers)
 
 
 @pytest.fixture
-def made(tmp_path: Path) -> str:
-    """A folder with a module ``made`` that has other generators."""
+def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A module ``made`` with other generators."""
     (tmp_path / "made.py").write_text(
         """
 def without_topic(users, types, seed):
@@ -329,45 +307,48 @@ def of_text(users, types, seed):
     yield "key", "value"
 """
     )
-    return str(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
 
 
-GENERATOR = "pipelines.user_events:sample_events"
+def summary_of(capsys: pytest.CaptureFixture[str]) -> Any:
+    return json.loads(capsys.readouterr().out)
 
 
-def test_produce_sends_what_was_asked_for(run: Run, topic: Topic, read: Read) -> None:
+@pytest.mark.usefixtures("configured")
+def test_produce_sends_what_was_asked_for(
+    topic: Topic, read: Read, capsys: pytest.CaptureFixture[str]
+) -> None:
     name = topic("events", partitions=3)
-    done = run(
-        GENERATOR, "--topic", name, "--rate", "0", "--count", "3000", "--users", "5",
-        "--types", "page_view=1,login=1", "--json",
-    )  # fmt: skip
-    summary = json.loads(done.stdout)
+    produce(
+        GENERATOR, name, rate=0, count=3_000, users=5, types="page_view=1,login=1", as_json=True
+    )
+    summary = summary_of(capsys)
     assert (summary["topic"], summary["produced"], summary["delivered"]) == (name, 3_000, 3_000)
     assert (summary["failed"], summary["unknown"], summary["stopped"]) == (0, 0, False)
     events = [decoded(message) for message in read(name)]
     assert len({event.event_id for event in events}) == 3_000
     assert {event.user_id for event in events} == {1, 2, 3, 4, 5}
-    views = sum(event.event_type == "page_view" for event in events)
-    assert 1_200 < views < 1_800
     assert {event.event_type for event in events} == {"page_view", "login"}
+    assert 1_200 < sum(event.event_type == "page_view" for event in events) < 1_800
 
 
-def test_the_same_seed_makes_the_same_events(run: Run, topic: Topic, read: Read) -> None:
-    def untimed(seed: str) -> list[Any]:
+@pytest.mark.usefixtures("configured")
+def test_the_same_seed_makes_the_same_events(topic: Topic, read: Read) -> None:
+    def untimed(seed: int) -> list[Any]:
         name = topic("events")
-        run(GENERATOR, "--topic", name, "--rate", "0", "--count", "50", "--seed", seed)
+        produce(GENERATOR, name, rate=0, count=50, seed=seed)
         return [json.loads(message.value()) | {"timestamp": None} for message in read(name)]
 
-    first = untimed("7")
+    first = untimed(7)
     assert len(first) == 50
-    assert untimed("7") == first
-    assert untimed("8") != first
+    assert untimed(7) == first
+    assert untimed(8) != first
 
 
-def test_the_rate_is_kept(run: Run, topic: Topic) -> None:
-    name = topic("events")
-    done = run(GENERATOR, "--topic", name, "--rate", "200", "--count", "401", "--json")
-    assert 2.0 <= json.loads(done.stdout)["seconds"] < 3.5
+@pytest.mark.usefixtures("configured")
+def test_the_rate_is_kept(topic: Topic, capsys: pytest.CaptureFixture[str]) -> None:
+    produce(GENERATOR, topic("events"), rate=200, count=401, as_json=True)
+    assert 2.0 <= summary_of(capsys)["seconds"] < 3.5
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -375,14 +356,7 @@ def test_produce_runs_until_it_is_stopped(
     number: signal.Signals, kafka: Kafka, topic: Topic, read: Read
 ) -> None:
     name = topic("events")
-    process = subprocess.Popen(
-        command(GENERATOR, "--topic", name, "--rate", "500", "--count", "0"),
-        cwd=ROOT,
-        env=environment(kafka.bootstrap_servers),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = started(kafka.bootstrap_servers, "--topic", name, "--rate", "500", "--count", "0")
     try:
         deadline = time.monotonic() + 30
         while not read(name) and time.monotonic() < deadline:
@@ -398,49 +372,67 @@ def test_produce_runs_until_it_is_stopped(
     assert out.endswith(f" {found:,} delivered, 0 not\n")
 
 
-def test_a_broker_that_is_away_is_told_in_a_line(run: Run) -> None:
+def started(servers: str, *arguments: str, **settings: str) -> subprocess.Popen[str]:
+    """``processor produce``, as a process of its own in the repository's root."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "processor", "produce", GENERATOR, *arguments],
+        cwd=ROOT,
+        env=os.environ | {"PROCESSOR_KAFKA__BOOTSTRAP_SERVERS": servers} | settings,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_a_broker_that_is_away_is_told_in_a_line() -> None:
     began = time.monotonic()
-    done = run(GENERATOR, servers=NOWHERE, code=3, PROCESSOR_START_TIMEOUT_SECONDS="1")
+    process = started(NOWHERE, PROCESSOR_START_TIMEOUT_SECONDS="1")
+    out, complaint = process.communicate(timeout=30)
+    assert process.returncode == 3
+    assert out == ""
+    assert complaint.splitlines()[-1].startswith(f"error: Kafka at {NOWHERE} does not answer")
+    assert "Traceback" not in complaint
     assert time.monotonic() - began < 15
-    assert f"error: Kafka at {NOWHERE} does not answer" in done.stderr.splitlines()[-1]
-    assert "Traceback" not in done.stderr
 
 
-def test_a_missing_topic_is_told_and_not_made(run: Run, admin: AdminClient) -> None:
-    done = run(GENERATOR, "--topic", "no-such-topic", code=2)
-    (line,) = done.stderr.splitlines()
-    assert "there is no topic 'no-such-topic'" in line
-    assert "processor topics create" in line
+@pytest.mark.usefixtures("configured")
+def test_a_missing_topic_is_told_and_not_made(admin: AdminClient) -> None:
+    with pytest.raises(ConfigurationError, match=r"no topic 'no-such-topic'.*topics create"):
+        produce(GENERATOR, "no-such-topic")
     assert "no-such-topic" not in admin.list_topics(timeout=10).topics
 
 
+@pytest.mark.usefixtures("made")
 @pytest.mark.parametrize(
-    ("arguments", "complaint"),
+    ("generator", "types", "complaint"),
     [
-        (["pipelines.nowhere:sample_events"], "no module 'pipelines.nowhere'"),
-        (["pipelines.user_events:samples_of"], "has no 'samples_of'"),
-        (["pipelines.user_events"], "is not of the form module:attribute"),
-        (["pipelines.user_events:pipeline"], "is no generator: it cannot be called"),
-        (["math:sqrt"], "'math:sqrt': "),
-        ([GENERATOR, "--types", "page_view=many"], "'page_view=many' is not of the form"),
-        ([GENERATOR, "--types", "page_view=0"], "the types need proportions"),
-        (["made:without_topic"], "'made:without_topic' names no topic of its own; add --topic"),
+        ("pipelines.nowhere:sample_events", None, "no module 'pipelines.nowhere'"),
+        ("pipelines.user_events:samples_of", None, "has no 'samples_of'"),
+        ("pipelines.user_events", None, "is not of the form module:attribute"),
+        ("pipelines.user_events:pipeline", None, "is no generator: it cannot be called"),
+        ("math:sqrt", None, "'math:sqrt': "),
+        (GENERATOR, "page_view=many", "'page_view=many' is not of the form"),
+        (GENERATOR, "page_view=-1", "'page_view=-1' is not of the form"),
+        (GENERATOR, "page_view=0", "the types need proportions"),
+        ("made:without_topic", None, "'made:without_topic' names no topic of its own; add --topic"),
     ],
 )
-def test_a_wrong_argument_is_told_in_a_line(run: Run, arguments: list[str], complaint: str) -> None:
-    done = run(*arguments, code=2)
-    (line,) = done.stderr.splitlines()
-    assert line.startswith("error: ")
-    assert complaint in line
-    assert done.stdout == ""
+def test_a_wrong_argument_is_told_in_a_line(
+    generator: str, types: str | None, complaint: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=r"^[^\n]*$") as raised:
+        produce(generator, types=types)
+    assert complaint in str(raised.value)
 
 
-def test_any_pairs_of_bytes_will_do(run: Run, made: str, topic: Topic, read: Read) -> None:
+@pytest.mark.usefixtures("configured", "made")
+def test_any_pairs_of_bytes_will_do(topic: Topic, read: Read) -> None:
     name = topic("events")
-    run("made:without_topic", "--topic", name, "--rate", "0", PYTHONPATH=made)
+    produce("made:without_topic", name, rate=0)
     assert [(each.key(), each.value()) for each in read(name)] == [(None, b"1"), (b"key", None)]
 
 
+@pytest.mark.usefixtures("configured", "made")
 @pytest.mark.parametrize(
     ("generator", "sent", "complaint"),
     [
@@ -449,21 +441,22 @@ def test_any_pairs_of_bytes_will_do(run: Run, made: str, topic: Topic, read: Rea
     ],
 )
 def test_what_came_before_a_failing_generator_is_delivered(
-    run: Run, made: str, topic: Topic, read: Read, generator: str, sent: int, complaint: str
+    topic: Topic, read: Read, generator: str, sent: int, complaint: str
 ) -> None:
     name = topic("events")
-    done = run(generator, "--topic", name, code=2, PYTHONPATH=made)
-    assert complaint in done.stderr
+    with pytest.raises(ConfigurationError, match=complaint):
+        produce(generator, name)
     assert len(read(name)) == sent
 
 
+@pytest.mark.usefixtures("configured")
 def test_produce_fails_when_the_broker_refuses(
-    run: Run, topic: Topic, admin: AdminClient, kafka: Kafka
+    topic: Topic, capsys: pytest.CaptureFixture[str]
 ) -> None:
     name = topic("small", config={"max.message.bytes": "100"})
-    done = run(GENERATOR, "--topic", name, "--count", "5", "--json", code=1)
-    summary = json.loads(done.stdout)
+    with pytest.raises(ProcessorError, match=f"not delivered to '{name}': MSG_SIZE") as raised:
+        produce(GENERATOR, name, count=5, as_json=True)
+    assert raised.value.exit_code == Exit.VERDICT
+    summary = summary_of(capsys)
     assert summary["failed"] > 0
     assert summary["delivered"] == 0
-    (line,) = done.stderr.splitlines()
-    assert "MSG_SIZE_TOO_LARGE" in line

