@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cached_property
 from types import NoneType
 from typing import Any, Literal, Union
@@ -95,7 +95,7 @@ class Route:
         if not self._tagged:
             return self._decode_untagged(fallback)
         tagged = dict(self._tagged)
-        decode_tagged = decoder(Union[tuple(tagged)])  # noqa: UP007
+        decode_tagged = decoder(Union[(*tagged, nobodys_type(tagged))])
         classify = self._classifier()
         tombstone = self._tombstone
 
@@ -111,7 +111,10 @@ class Route:
                 if fallback is None:
                     raise UnknownType(f"no handler takes {tag!r}") from None
                 return fallback[1], _decoded(fallback[0], value)
-            return tagged[type(event)], event
+            handler = tagged.get(type(event))
+            if handler is None:
+                raise UnknownType(f"no handler takes {tag_of(type(event))!r}")
+            return handler, event
 
         known = {tag_of(kind) for kind in tagged}
         return decode
@@ -164,6 +167,18 @@ def is_tagged(kind: Any) -> bool:
         and issubclass(kind, msgspec.Struct)
         and kind.__struct_config__.tag is not None
     )
+
+
+def nobodys_type(tagged: Iterable[Any]) -> Any:
+    """One more tagged type, so that there are always several.
+
+    With a single one the tag may be left out, and which messages fit would change with the next
+    handler.
+    """
+    kind = next(iter(tagged))
+    tags = {tag_of(each) for each in tagged}
+    free = min(tags) - 1 if isinstance(tag_of(kind), int) else "".join(sorted(tags)) + "?"
+    return msgspec.defstruct("Nobodys", [], tag_field=tag_field(kind), tag=free)
 
 
 def tag_of(kind: Any) -> Any:

@@ -17,8 +17,8 @@ from processor.engine.batch import DeadLetter, Handled, Partition, Slice, Stop
 from processor.engine.sealing import Sealer, size_of
 from processor.engine.steps import Step, Steps
 from processor.engine.store import Store
-from processor.errors import DecodeError, UnknownType
-from processor.message import Message
+from processor.errors import DecodeError, PipelineError, UnknownType
+from processor.message import Message, Output
 from processor.routing import Route
 from processor.transaction import Transaction
 
@@ -103,8 +103,9 @@ class Handling:
             step_past(raw, handled)
 
     def _run_batch(self, each: Slice, handled: Handled, tx: Transaction) -> None:
+        """What comes before a message that stops the partition is handled all the same."""
         decoded = self.decode_batch(each.messages, handled)
-        if decoded and handled.stop is None:
+        if decoded:
             self.call_batch(decoded, handled, tx)
 
     def decode_batch(self, messages: Sequence[Any], handled: Handled) -> list[Decoded]:
@@ -157,8 +158,14 @@ class Handling:
             self._seal(result, handled, None, messages[-1].timestamp)
 
     def _seal(
-        self, outputs: Iterable[Any], handled: Handled, offset: int | None, timestamp: int | None
+        self, outputs: Any, handled: Handled, offset: int | None, timestamp: int | None
     ) -> None:
+        if isinstance(outputs, Output):
+            outputs = (outputs,)
+        if not isinstance(outputs, Iterable) or isinstance(outputs, (str, bytes, Mapping)):
+            raise PipelineError(
+                f"a handler returned {type(outputs).__name__}; yield Outputs or return a list"
+            )
         for output in outputs:
             record = self.sealer.seal(output, offset, timestamp)
             handled.records.append(record)

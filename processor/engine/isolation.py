@@ -62,7 +62,11 @@ class Isolation:
         place = (*handled.partition, raw.offset())
         while True:
             attempts = self._attempts[place] = self._attempts.get(place, 0) + 1
-            error = self._attempt(decoded, handled)
+            try:
+                error = self._attempt(decoded, handled)
+            except (Doubt, Restart):
+                self._attempts[place] -= 1  # not the message's doing
+                raise
             if error is None:
                 break
             if isinstance(error, StatementRefused):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import decimal
+import re
 import uuid
 from collections.abc import Callable, Sequence
 from functools import lru_cache
@@ -12,6 +13,7 @@ from typing import Any
 import psycopg
 from psycopg import sql
 from psycopg.adapt import PyFormat, Transformer
+from psycopg.pq import TransactionStatus
 from sqlalchemy import ARRAY, Executable, Table
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.sql import ClauseElement
@@ -25,6 +27,9 @@ _dialect = PGDialect_psycopg()  # type: ignore[no-untyped-call]
 _ESCAPES = str.maketrans({"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"})
 
 UPSERT_CHUNK_ROWS = 5_000
+_ENDS_TRANSACTION = re.compile(
+    r"\s*(begin|start|commit|end|rollback|abort|savepoint|release|prepare\s+transaction)\b", re.I
+)
 
 
 class PostgresSession:
@@ -77,9 +82,15 @@ class PostgresSession:
         self, connection: Connection, statement: Statement, parameters: Parameters
     ) -> psycopg.Cursor[Row]:
         if isinstance(statement, str):
-            return connection.execute(text(statement), parameters)
-        query, values = _compiled(statement, parameters)
-        return connection.execute(text(query), values)
+            query, values = statement, parameters
+        else:
+            query, values = _compiled(statement, parameters)
+        if _ENDS_TRANSACTION.match(query):
+            raise PipelineError(f"a handler may not run {query.split()[0]}: the engine commits")
+        cursor = connection.execute(text(query), values)
+        if connection.info.transaction_status is not TransactionStatus.INTRANS:
+            raise PipelineError("a handler's statement ended the transaction: the engine commits")
+        return cursor
 
     def _watched(self, connection: Connection) -> _Watched:
         return _Watched(self, connection)

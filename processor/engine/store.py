@@ -9,7 +9,7 @@ import msgspec
 
 from processor.engine.batch import DeadLetter, OutboxEntry
 from processor.engine.database import Connection, Database, doubtful
-from processor.engine.failures import OwnerChanged
+from processor.engine.failures import DatabaseDoubt, OwnerChanged
 from processor.engine.session import PostgresSession
 from processor.engine.steps import Step, Steps
 
@@ -47,7 +47,7 @@ class Store:
         self._database = database
         self._group_id = group_id
         self._steps = steps
-        self._in_transaction = False
+        self._transaction: Connection | None = None
         self.session = PostgresSession(self._open)
 
     def savepoint(self) -> None:
@@ -68,7 +68,7 @@ class Store:
 
     def rollback(self) -> None:
         """Forget everything since the last commit; never raises."""
-        if self._in_transaction:
+        if self._transaction is not None:
             self._database.rollback()
         self._finished()
 
@@ -93,15 +93,20 @@ class Store:
         self._finished()
 
     def _open(self) -> Connection:
-        if not self._in_transaction:
+        """The connection in its transaction, begun if there is none.
+
+        A lost connection is never made again in the middle: what would follow on a new one would
+        stand outside the transaction. Even a handler that swallows the error gets no further.
+        """
+        if self._transaction is None:
             with doubtful("begin"), self._steps.step(Step.BEGIN):
-                connection = self._database.begin()
-            self._in_transaction = True
-            return connection
-        return self._database.connection()
+                self._transaction = self._database.begin()
+        elif self._transaction.closed:
+            raise DatabaseDoubt("the connection was lost in the middle of a transaction")
+        return self._transaction
 
     def _finished(self) -> None:
-        self._in_transaction = False
+        self._transaction = None
         self.session.failure = None
 
     def _write_outbox(self, connection: Connection, advances: Sequence[Advance]) -> None:
