@@ -120,7 +120,8 @@ def consumer_properties(kafka: Kafka, group_id: str, slot: str) -> dict[str, Any
             "session.timeout.ms": session,
             "heartbeat.interval.ms": max(100, min(3_000, session // 4)),
         }
-        properties.setdefault("partition.assignment.strategy", "cooperative-sticky")
+        # An assignment that is complete in itself: docs/decisions/0003-eager-assignment.md
+        properties.setdefault("partition.assignment.strategy", "roundrobin")
     return properties
 
 
