@@ -52,6 +52,7 @@ class Run:
             stderr=subprocess.STDOUT,
             text=True,
             cwd=REPOSITORY,
+            env={**os.environ, "NO_COLOR": "1", "FORCE_COLOR": ""},
             start_new_session=True,
         )
 
@@ -100,7 +101,7 @@ def _descendants(root: int) -> Iterator[ProcessId]:
 @pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_ends_with_a_verdict_from_both_stores() -> None:
-    run = Run("--seconds", "6", "--kills-at-least", "3", "--rate", "2000")
+    run = Run("--seconds", "6", "--kills-at-least", "3")
     run.read_until("^produced ")
 
     assert run.finish() == 0, run.text
@@ -166,7 +167,7 @@ class TestVerdict:
 
 def concluded(outcome: Outcome) -> tuple[int, str]:
     file = io.StringIO()
-    code = conclude(outcome, Console(file=file, width=80))
+    code = conclude(outcome, Console(file=file, width=80, color_system=None))
     return code, file.getvalue()
 
 
@@ -227,7 +228,7 @@ class TestPicture:
 
 def rendered(story: Story, columns: int, rows: int) -> list[str]:
     file = io.StringIO()
-    Console(file=file, width=columns, height=rows).print(Picture(story))
+    Console(file=file, width=columns, height=rows, color_system=None).print(Picture(story))
     return file.getvalue().splitlines()
 
 

@@ -115,7 +115,6 @@ class TestOutputs:
             shared.producer.produce(shared.raw, value, key, partition=0, headers=given)
         assert shared.producer.flush(WAIT_SECONDS) == 0
         shared.wait_rest(0, shared.raw)
-        print(shared.row(0, shared.raw), shared.dead_letters(0, shared.raw), shared.log(0, shared.raw))
         found = {told.source_offset: m for told, m in shared.outputs(0, shared.raw)}
         for offset, (key, value, given) in enumerate(sent):
             message = found[offset]

@@ -211,7 +211,7 @@ def test_synchronous_commit_may_be_off_by_default() -> None:
         ({"read_only": True}, "read-only"),
         ({"revision": None}, "has no schema"),
         ({"revision": "0009"}, "0009"),
-        ({"missing_rights": ("UPDATE on processor.progress",)}, "lacks UPDATE"),
+        ({"missing_rights": ("UPDATE ON processor.progress",)}, "lacks UPDATE"),
     ],
 )
 def test_a_server_that_cannot_be_used_is_an_error(changes: dict[str, object], told: str) -> None:

@@ -104,6 +104,10 @@ def test_a_row_without_report_is_owned_by_nobody() -> None:
     assert the(one(report=None)).state == "unowned"
 
 
+def test_a_group_without_workers_is_told_first() -> None:
+    assert one(report=None).verdict == "no worker is running; 1 partitions: 1 unowned, lag 15"
+
+
 @pytest.mark.parametrize(("seen", "told"), [(45.0, "for 45 s"), (None, "ever")])
 def test_a_silent_worker_has_left_its_partitions(seen: float | None, told: str) -> None:
     found = the(one(report=replace(REPORT, slot_seen_seconds=seen)))

@@ -1,0 +1,398 @@
+"""The one Kafka transaction: outputs and K together, or a doubt and a new producer."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+from confluent_kafka.admin import AdminClient
+
+from devstack import Kafka
+from devstack.waiting import wait_until
+from processor.engine import clients as clients_module
+from processor.engine import publisher as publisher_module
+from processor.engine.batch import Committed
+from processor.engine.failures import PublishDoubt
+from processor.engine.outbox import PROVENANCE_HEADER, read_provenance
+from processor.engine.publisher import Publisher
+from tests.conftest import TopicFactory
+from tests.support.brokers import (
+    END_TXN,
+    NOW,
+    TXN_OFFSET_COMMIT,
+    KafkaWorld,
+    Member,
+    Trap,
+    outputs_of,
+)
+
+NOTHING = Committed(None, None)
+_worlds: dict[str, KafkaWorld] = {}
+
+
+@pytest.fixture(params=["kafka"])
+def world(
+    request: pytest.FixtureRequest, kafka: Kafka, admin: AdminClient, topic: TopicFactory
+) -> KafkaWorld:
+    """One group with one member for all tests here; each takes a partition of its own."""
+    assert request.param == "kafka"
+    if "kafka" not in _worlds:
+        name = topic("publishing", partitions=64)
+        member = Member(kafka.bootstrap_servers, f"group-of-{name}", name)
+        _worlds["kafka"] = KafkaWorld(
+            kafka.bootstrap_servers, admin, f"group-of-{name}", name, member
+        )
+    shared = _worlds["kafka"]
+    shared.name = f"{shared.group}:{request.node.name}"
+    return shared
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _leave() -> Iterator[None]:
+    yield
+    for shared in _worlds.values():
+        shared.member.leave()
+    _worlds.clear()
+
+
+@pytest.fixture
+def output(topic: TopicFactory) -> str:
+    return topic("output")
+
+
+def values(world: KafkaWorld, topic: str) -> list[bytes | None]:
+    return [message.value() for message in world.settled(topic)]
+
+
+class TestTransaction:
+    """Nothing is to be seen before the commit, everything after it."""
+
+    def test_what_was_sent_is_seen_with_the_commit_and_k_moves(
+        self, world: KafkaWorld, output: str
+    ) -> None:
+        partition, publisher = world.partition(), world.ready()
+        publisher.send([outputs_of(output, b"one", b"two")])
+        assert world.visible(output) == []
+        assert world.k(partition) == NOTHING
+        publisher.commit([(partition, 2, "processor:l:t")], world.member.snapshot)
+        assert values(world, output) == [b"one", b"two"]
+        assert world.k(partition) == Committed(2, "processor:l:t")
+        assert publisher.ready
+
+    def test_bytes_pass_unharmed_with_their_provenance(
+        self, world: KafkaWorld, output: str
+    ) -> None:
+        partition, publisher = world.partition(), world.ready()
+        publisher.send([outputs_of(output, b"\x00\xff", None, b"", first=5)])
+        publisher.commit([(partition, 8, "m")], world.member.snapshot)
+        found = world.settled(output)
+        assert [message.value() for message in found] == [b"\x00\xff", None, b""]
+        assert {message.key() for message in found} == {b"k"}
+        assert {message.timestamp() for message in found} == {(1, NOW)}
+        for ordinal, message in enumerate(found):
+            (name, content), (last, provenance) = message.headers() or []
+            assert (name, content, last) == ("h", b"\xff", PROVENANCE_HEADER)
+            told = read_provenance(provenance)
+            assert (told.first, told.next, told.ordinal, told.count) == (5, 8, ordinal, 3)
+
+    def test_a_transaction_may_have_offsets_alone(self, world: KafkaWorld) -> None:
+        partition, publisher = world.partition(), world.ready()
+        publisher.send([])
+        publisher.commit([(partition, 7, "m")], world.member.snapshot)
+        assert world.k(partition) == Committed(7, "m")
+
+    def test_several_partitions_move_together(self, world: KafkaWorld, output: str) -> None:
+        first, second, publisher = world.partition(), world.partition(), world.ready()
+        publisher.send([outputs_of(output, b"a"), outputs_of(output, b"b")])
+        publisher.commit([(first, 1, "m"), (second, 9, "n")], world.member.snapshot)
+        assert world.k(first) == Committed(1, "m")
+        assert world.k(second) == Committed(9, "n")
+
+    def test_a_producer_is_used_again_while_there_is_no_doubt(
+        self, world: KafkaWorld, output: str
+    ) -> None:
+        partition = world.partition()
+        publisher, clients = world.publisher()
+        publisher.prepare()
+        for number in range(20):
+            publisher.prepare()
+            publisher.send([outputs_of(output, b"%d" % number)])
+            publisher.commit([(partition, number + 1, "m")], world.member.snapshot)
+        assert values(world, output) == [b"%d" % number for number in range(20)]
+        assert clients.succeeded.count("commit_transaction") == 20
+
+    def test_what_is_abandoned_is_never_seen(self, world: KafkaWorld, output: str) -> None:
+        partition, publisher = world.partition(), world.ready()
+        publisher.send([outputs_of(output, b"dropped")])
+        publisher.abandon()
+        assert not publisher.ready, "after an abort the producer is never used again"
+        publisher.abandon()
+        publisher.prepare()
+        publisher.send([outputs_of(output, b"kept")])
+        publisher.commit([(partition, 1, "m")], world.member.snapshot)
+        assert values(world, output) == [b"kept"]
+
+    def test_abandoning_nothing_keeps_the_producer(self, world: KafkaWorld) -> None:
+        publisher = world.ready()
+        publisher.abandon()
+        assert publisher.ready
+
+    def test_what_a_retired_producer_left_open_is_ended_by_the_next(
+        self, world: KafkaWorld, output: str
+    ) -> None:
+        partition, publisher = world.partition(), world.ready()
+        publisher.send([outputs_of(output, b"left")])
+        publisher.retire()
+        publisher.prepare()
+        publisher.send([outputs_of(output, b"kept")])
+        publisher.commit([(partition, 1, "m")], world.member.snapshot)
+        assert values(world, output) == [b"kept"]
+
+    def test_nothing_is_sent_without_a_producer(self, world: KafkaWorld) -> None:
+        publisher, _ = world.publisher()
+        with pytest.raises(PublishDoubt):
+            publisher.send([])
+
+
+class TestFences:
+    """Who is not the owner any more commits nothing."""
+
+    def test_metadata_of_a_member_that_left_is_refused(
+        self, world: KafkaWorld, kafka: Kafka, admin: AdminClient, output: str
+    ) -> None:
+        group = f"{world.group}-leaving"
+        member = Member(kafka.bootstrap_servers, group, world.topic)
+        own = KafkaWorld(kafka.bootstrap_servers, admin, group, world.topic, member)
+        member.leave()
+        self.refused(own, output)
+
+    def test_metadata_of_an_earlier_generation_is_refused(
+        self, world: KafkaWorld, kafka: Kafka, admin: AdminClient, output: str
+    ) -> None:
+        group = f"{world.group}-rejoining"
+        member = Member(kafka.bootstrap_servers, group, world.topic)
+        own = KafkaWorld(kafka.bootstrap_servers, admin, group, world.topic, member)
+        stale = member.snapshot
+        member.join()
+        member.snapshot, fresh = stale, member.snapshot
+        self.refused(own, output)
+        publisher, partition = own.ready(), own.partition()
+        publisher.send([outputs_of(output, b"of the new generation")])
+        publisher.commit([(partition, 3, "m")], fresh)
+        assert own.k(partition) == Committed(3, "m")
+        member.leave()
+
+    def refused(self, own: KafkaWorld, output: str) -> None:
+        publisher, partition = own.ready(), own.partition()
+        publisher.send([outputs_of(output, b"of a member that is gone")])
+        with pytest.raises(PublishDoubt) as doubt:
+            publisher.commit([(partition, 3, "m")], own.member.snapshot)
+        assert not doubt.value.fenced
+        assert not doubt.value.refused, "no topic has refused an output"
+        assert not publisher.ready
+        publisher.prepare()
+        assert own.settled(output) == []
+        assert own.k(partition) == NOTHING
+
+    @pytest.mark.parametrize("moment", ["before send", "before commit"])
+    def test_a_second_producer_of_the_slot_fences_the_first(
+        self, world: KafkaWorld, output: str, moment: str
+    ) -> None:
+        partition = world.partition()
+        first = world.ready()
+        if moment == "before commit":
+            first.send([outputs_of(output, b"zombie")])
+        second = world.ready()
+
+        def zombie() -> None:
+            if moment == "before send":
+                first.send([outputs_of(output, b"zombie")])
+            first.commit([(partition, 9, "zombie")], world.member.snapshot)
+
+        with pytest.raises(PublishDoubt) as doubt:
+            zombie()
+        assert doubt.value.fenced
+        assert not first.ready
+        second.send([outputs_of(output, b"owner")])
+        second.commit([(partition, 1, "owner")], world.member.snapshot)
+        assert values(world, output) == [b"owner"]
+        assert world.k(partition) == Committed(1, "owner")
+
+
+class TestRefusals:
+    """An output that its topic does not take."""
+
+    def publish(self, world: KafkaWorld, topic: str, value: bytes) -> PublishDoubt:
+        partition, publisher = world.partition(), world.ready()
+
+        def transaction() -> None:
+            publisher.send([outputs_of(topic, value)])
+            publisher.commit([(partition, 1, "m")], world.member.snapshot)
+
+        with pytest.raises(PublishDoubt) as doubt:
+            transaction()
+        assert not publisher.ready
+        publisher.prepare()
+        assert world.k(partition) == NOTHING
+        return doubt.value
+
+    def test_an_output_too_large_names_its_topic(
+        self, world: KafkaWorld, topic: TopicFactory
+    ) -> None:
+        small = topic("small", config={"max.message.bytes": "1000"})
+        incompressible = random.Random(1).randbytes(4_000)
+        doubt = self.publish(world, small, incompressible)
+        assert doubt.refused == {small}
+        assert values(world, small) == []
+
+    def test_a_missing_topic_is_named(self, world: KafkaWorld) -> None:
+        doubt = self.publish(world, "no-such-topic", b"x")
+        assert doubt.refused == {"no-such-topic"}
+
+
+@pytest.fixture
+def short_timeouts(monkeypatch: pytest.MonkeyPatch) -> Callable[[float, int], None]:
+    def shorten(call_seconds: float, socket_milliseconds: int) -> None:
+        monkeypatch.setattr(publisher_module, "CALL_TIMEOUT_SECONDS", call_seconds)
+        monkeypatch.setattr(clients_module, "SOCKET_TIMEOUT_MILLISECONDS", socket_milliseconds)
+
+    return shorten
+
+
+class TestSilentResends:
+    """librdkafka sends again by itself and says success; the late original may act later."""
+
+    def attempt(
+        self, world: KafkaWorld, publisher: Publisher, output: str
+    ) -> tuple[PublishDoubt | None, int]:
+        partition = world.partition()
+        publisher.send([outputs_of(output, b"once")])
+        try:
+            publisher.commit([(partition, 1, "m")], world.member.snapshot)
+        except PublishDoubt as doubt:
+            return doubt, partition.number
+        return None, partition.number
+
+    def agree(self, world: KafkaWorld, publisher: Publisher, output: str, number: int) -> None:
+        """K and the outputs, read after the doubt, say the same."""
+        publisher.prepare()
+        k = world.k(world.partition()._replace(number=number))
+        assert (k == Committed(1, "m")) == (values(world, output) == [b"once"])
+
+    @pytest.mark.parametrize("request_", [END_TXN, TXN_OFFSET_COMMIT], ids=["end", "offsets"])
+    def test_a_connection_that_breaks_in_the_middle_is_a_doubt_though_success_is_said(
+        self, world: KafkaWorld, kafka: Kafka, output: str, request_: int
+    ) -> None:
+        publisher, clients = world.publisher(kafka.proxied_bootstrap_servers)
+        publisher.prepare()
+
+        def lose_the_answer(trap: Trap) -> None:
+            trap.swallowing = True
+            threading.Timer(0.2, sever, [trap]).start()
+
+        def sever(trap: Trap) -> None:
+            trap.proxy.sever()
+            trap.swallowing = False
+
+        with Trap(kafka.proxies[0], request_, lose_the_answer) as trap:
+            doubt, number = self.attempt(world, publisher, output)
+            assert trap.sprung == 1
+        assert "send_offsets_to_transaction" in clients.succeeded, "librdkafka said success"
+        if request_ == END_TXN:
+            assert "commit_transaction" in clients.succeeded, "librdkafka said success"
+        else:
+            assert "commit_transaction" not in clients.succeeded, "it was not gone on with"
+        assert doubt is not None, "a request may have been sent twice, and nobody was told"
+        assert "may have been sent twice" in str(doubt)
+        assert not publisher.ready
+        self.agree(world, publisher, output, number)
+
+    def test_an_answer_later_than_the_socket_timeout_is_a_doubt_though_success_is_said(
+        self,
+        world: KafkaWorld,
+        kafka: Kafka,
+        output: str,
+        short_timeouts: Callable[[float, int], None],
+    ) -> None:
+        short_timeouts(20.0, 1_000)
+        publisher, clients = world.publisher(kafka.proxied_bootstrap_servers)
+        publisher.prepare()
+
+        def stall(trap: Trap) -> None:
+            trap.swallowing = True
+            threading.Timer(2.5, go_on, [trap]).start()
+
+        def go_on(trap: Trap) -> None:
+            trap.swallowing = False
+
+        with Trap(kafka.proxies[0], END_TXN, stall) as trap:
+            doubt, number = self.attempt(world, publisher, output)
+            assert trap.sprung == 1
+        assert "commit_transaction" in clients.succeeded, "librdkafka said success"
+        assert doubt is not None
+        assert not publisher.ready
+        self.agree(world, publisher, output, number)
+
+    def test_a_stall_ends_as_a_timeout_before_anything_is_sent_again(
+        self,
+        world: KafkaWorld,
+        kafka: Kafka,
+        output: str,
+        short_timeouts: Callable[[float, int], None],
+    ) -> None:
+        """The time-outs as they are set: the call's is below the socket's."""
+        assert clients_module.CALL_TIMEOUT_SECONDS * 1_000 < (
+            clients_module.SOCKET_TIMEOUT_MILLISECONDS
+        )
+        short_timeouts(1.5, 5_000)
+        publisher, clients = world.publisher(kafka.proxied_bootstrap_servers)
+        publisher.prepare()
+        with Trap(kafka.proxies[0], END_TXN, lambda trap: trap.proxy.stall()) as trap:
+            begun = time.monotonic()
+            doubt, number = self.attempt(world, publisher, output)
+            took = time.monotonic() - begun
+            assert trap.sprung == 1
+        assert doubt is not None
+        assert "commit_transaction" not in clients.succeeded
+        assert took < 5.0
+        assert not publisher.ready
+        self.agree(world, publisher, output, number)
+
+    def test_a_clean_run_is_no_doubt(self, world: KafkaWorld, kafka: Kafka, output: str) -> None:
+        publisher = world.ready(kafka.proxied_bootstrap_servers)
+        partition = world.partition()
+        for number in range(30):
+            publisher.send([outputs_of(output, b"%d" % number)])
+            publisher.commit([(partition, number + 1, "m")], world.member.snapshot)
+        assert len(values(world, output)) == 30
+
+
+class TestAway:
+    """A broker that does not answer."""
+
+    def test_preparing_is_a_doubt_that_can_be_tried_again(
+        self, world: KafkaWorld, kafka: Kafka, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(publisher_module, "CALL_TIMEOUT_SECONDS", 1.0)
+        publisher, _ = world.publisher(kafka.proxied_bootstrap_servers)
+        [proxy] = kafka.proxies
+        proxy.cut()
+        try:
+            with pytest.raises(PublishDoubt) as doubt:
+                publisher.prepare()
+        finally:
+            proxy.restore()
+        assert not publisher.ready
+        assert not doubt.value.fenced
+
+        def ready() -> bool:
+            try:
+                publisher.prepare()
+            except PublishDoubt:
+                return False
+            return publisher.ready
+
+        wait_until(ready, 30, "the producer")

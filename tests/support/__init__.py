@@ -1,0 +1,1 @@
+"""What several tests share: plain values, parts of the engine on real servers, pipelines."""

@@ -1,0 +1,226 @@
+"""Databases with the framework's schema, and what stands in them."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import weakref
+from collections.abc import Sequence
+from typing import Any
+
+import psycopg
+from psycopg import sql
+from psycopg.rows import dict_row
+from pydantic import SecretStr
+
+from devstack import Postgres
+from processor.engine.batch import Committed, DeadLetter, OutboxEntry, Partition, Record, Source
+from processor.engine.database import Database, application_name
+from processor.engine.ledger import Ledger
+from processor.engine.outbox import seal
+from processor.engine.recovery import Row
+from processor.engine.store import Advance, Store
+from processor.operations import migrations
+from processor.settings import Database as DatabaseSettings
+from processor.settings import Settings
+from tests.support.engine import free_steps
+
+_templates: weakref.WeakKeyDictionary[Postgres, str] = weakref.WeakKeyDictionary()
+_numbers = itertools.count(1)
+
+TOPIC, TOPIC_ID, CLUSTER = "input", "topic-id", "cluster"
+
+
+def create_migrated(postgres: Postgres) -> str:
+    """The URL of a new database with the framework's schema; migrated once, then copied."""
+    if postgres not in _templates:
+        name = f"template-{os.getpid()}"
+        url = postgres.create_database(name)
+        migrations.migrate(Settings(database=DatabaseSettings(url=SecretStr(url))))
+        _templates[postgres] = name
+    name = f"migrated-{os.getpid()}-{next(_numbers)}"
+    with psycopg.connect(postgres.url, autocommit=True) as connection:
+        connection.execute(
+            sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(
+                sql.Identifier(name), sql.Identifier(_templates[postgres])
+            )
+        )
+    return postgres.url_of(name)
+
+
+def emptied(url: str) -> None:
+    """All tables of the framework without rows, and none of a pipeline's."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(
+            "DO $$ DECLARE t text; BEGIN"
+            " FOR t IN SELECT format('%I.%I', schemaname, tablename) FROM pg_tables"
+            " WHERE schemaname = 'public' LOOP EXECUTE 'DROP TABLE ' || t || ' CASCADE'; END LOOP;"
+            " FOR t IN SELECT format('%I.%I', schemaname, tablename) FROM pg_tables"
+            " WHERE schemaname = 'processor' AND tablename <> 'alembic_version'"
+            " LOOP EXECUTE 'DELETE FROM ' || t; END LOOP; END $$"
+        )
+
+
+class Observed:
+    """What stands in a database, asked on a connection of its own."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.connection = psycopg.connect(url, autocommit=True, row_factory=dict_row)
+
+    def rows(self, query: str, *parameters: Any) -> list[dict[str, Any]]:
+        return self.connection.execute(query.encode(), parameters).fetchall()
+
+    def value(self, query: str, *parameters: Any) -> Any:
+        [row] = self.rows(query, *parameters)
+        [value] = row.values()
+        return value
+
+    def execute(self, statement: str, *parameters: Any) -> int:
+        return self.connection.execute(statement.encode(), parameters).rowcount
+
+    def progress(self, progress_id: int) -> dict[str, Any]:
+        [row] = self.rows("SELECT * FROM processor.progress WHERE id = %s", progress_id)
+        return row
+
+    def h(self, progress_id: int) -> int:
+        return int(self.progress(progress_id)["next_offset"])
+
+    def outbox(self, progress_id: int) -> list[tuple[int, int, int]]:
+        found = self.rows(
+            "SELECT first_offset, next_offset, output_count FROM processor.outbox"
+            " WHERE progress_id = %s ORDER BY first_offset",
+            progress_id,
+        )
+        return [tuple(row.values()) for row in found]
+
+    def dead_letters(self) -> list[dict[str, Any]]:
+        return self.rows("SELECT * FROM processor.dead_letters ORDER BY id")
+
+    def audited(self) -> list[str]:
+        return [row["action"] for row in self.rows("SELECT * FROM processor.audit ORDER BY id")]
+
+    def terminate(self, application: str = "processor:%") -> int:
+        """End the engine's connections, as a restart or an administrator would."""
+        return len(
+            self.rows(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE application_name LIKE %s AND datname = current_database()",
+                application,
+            )
+        )
+
+    def close(self) -> None:
+        self.connection.close()
+
+
+class PostgresWorld:
+    """Stores and ledgers of one group, over one real database."""
+
+    def __init__(self, url: str, group: str, proxied_url: str | None = None) -> None:
+        self.url = url
+        self.group = group
+        self.proxied_url = proxied_url or url
+        self.observed = Observed(url)
+        self._open: list[Database] = []
+        self._helpers: dict[str, Ledger] = {}
+
+    def database(
+        self, slot: str = "a", isolation: str = "READ COMMITTED", *, proxied: bool = False
+    ) -> Database:
+        url = self.proxied_url if proxied else self.url
+        settings = DatabaseSettings(url=SecretStr(url))
+        name = application_name(self.group, f"{self.group}:{slot}:0")
+        database = Database(settings, name, isolation, free_steps())
+        self._open.append(database)
+        return database
+
+    def store(self, slot: str = "a", **options: Any) -> Store:
+        return Store(self.database(slot, **options), self.group, free_steps())
+
+    def ledger(self, slot: str = "a", **options: Any) -> Ledger:
+        return Ledger(self.database(slot, **options), CLUSTER, self.group, free_steps())
+
+    def _helper(self, slot: str) -> Ledger:
+        if slot not in self._helpers:
+            self._helpers[slot] = self.ledger(slot)
+        return self._helpers[slot]
+
+    def started(self, partitions: int = 1, at: int = 0, topic: str = TOPIC) -> list[Row]:
+        """Rows of a topic whose start was committed in Kafka: no intent is left."""
+        ledger = self._helper("starter")
+        named = [Partition(topic, number) for number in range(partitions)]
+        nothing = Committed(None, None)
+        with ledger.locked(dict.fromkeys(named, nothing), {topic: TOPIC_ID}) as rows:
+            positions = dict.fromkeys(range(partitions), at)
+            rows.start(topic, TOPIC_ID, positions, partitions, "first start", nothing)
+        for row in self.rows_of(named):
+            assert row.intent is not None
+            ledger.clear_intent(row, row.intent, at, row.token)
+        return self.rows_of(named)
+
+    def rows_of(self, partitions: Sequence[Partition], k: int | None = None) -> list[Row]:
+        """The rows as recovery reads them."""
+        known = self.locked(partitions, k)
+        rows = [each.row for each in known.values()]
+        assert all(row is not None for row in rows)
+        return [row for row in rows if row is not None]
+
+    def locked(
+        self, partitions: Sequence[Partition], k: int | None = None, topic_id: str = TOPIC_ID
+    ) -> dict[Partition, Any]:
+        """All that recovery reads of them."""
+        committed = Committed(k, None)
+        topic_ids = {partition.topic: topic_id for partition in partitions}
+        with self._helper("reader").locked(dict.fromkeys(partitions, committed), topic_ids) as rows:
+            return rows.known
+
+    def renew(self, row: Row, number: int = 0, topic: str = TOPIC) -> str:
+        """Another owner takes the partition over."""
+        partition = Partition(topic, number)
+        with self._helper("other").locked(
+            {partition: Committed(None, None)}, {topic: TOPIC_ID}
+        ) as rows:
+            return rows.renew(row, None)
+
+    def close(self) -> None:
+        for database in self._open:
+            database.close()
+        self.observed.close()
+
+
+def entry_of(row: Row, first: int, end: int, outputs: Sequence[bytes] = ()) -> OutboxEntry:
+    source = Source(row.topic_id, 0, row.lineage, first, end)
+    records = [Record("out", None, value, (), 5, None, first) for value in outputs]
+    return seal(row.id, source, records)
+
+
+def step(row: Row, first: int, end: int, outputs: Sequence[bytes] = (), **changes: Any) -> Advance:
+    """H from ``first`` to ``end``, as the row's owner would do it."""
+    fields: dict[str, Any] = {
+        "progress_id": row.id,
+        "lineage": row.lineage,
+        "token": row.token,
+        "first": first,
+        "next": end,
+        "entry": entry_of(row, first, end, outputs),
+        "handled": end - first,
+    }
+    return Advance(**(fields | changes))
+
+
+def letter(number: int = 0, offset: int = 0, **changes: Any) -> DeadLetter:
+    fields: dict[str, Any] = {
+        "partition": Partition(TOPIC, number),
+        "offset": offset,
+        "key": b"k",
+        "value": b"v",
+        "headers": [("h", b"\xff")],
+        "timestamp": 5,
+        "handler": "handler",
+        "error": "ValueError",
+        "reason": "bad",
+        "trace": "trace",
+        "attempts": 3,
+    }
+    return DeadLetter(**(fields | changes))

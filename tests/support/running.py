@@ -1,0 +1,244 @@
+"""The real service over the real servers, and what can be seen of it in both stores."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import psycopg
+from confluent_kafka import Message, Producer
+from confluent_kafka.admin import AdminClient, NewTopic
+
+from devstack import Kafka, Postgres, Service
+from devstack.waiting import wait_until
+from processor.engine.batch import Committed, LogRange, Partition
+from processor.engine.cluster import Cluster
+from processor.engine.outbox import PROVENANCE_HEADER, Provenance, read_provenance
+from tests.support.brokers import read_to_end, wait_settled
+from tests.support.databases import Observed, create_migrated
+from tests.support.engine import free_steps
+from tests.support.pipelines import DEFINITIONS, Act
+
+ROOT = Path(__file__).parents[2]
+WAIT_SECONDS = 30.0
+
+_numbers = itertools.count(1)
+
+
+class Scene:
+    """Topics, a database and a group of their own, with or without a service running."""
+
+    def __init__(
+        self,
+        kafka: Kafka,
+        postgres: Postgres,
+        admin: AdminClient,
+        folder: Path,
+        *,
+        partitions: int = 1,
+        output_config: Mapping[str, str] | None = None,
+    ) -> None:
+        number = f"{os.getpid()}-{next(_numbers)}"
+        self.kafka, self.postgres, self.admin, self.folder = kafka, postgres, admin, folder
+        self.group = f"engine-{number}"
+        self.acts, self.raw, self.batches, self.output = (
+            f"{name}-{number}" for name in ("acts", "raw", "batches", "output")
+        )
+        self.url = create_migrated(postgres)
+        self._observed: Observed | None = None
+        self.observed.execute(DEFINITIONS)
+        self.create({self.acts: partitions, self.raw: 1, self.batches: 1})
+        self.create({self.output: 2}, output_config)
+        self.cluster = Cluster(admin, self.group, free_steps())
+        self.producer = Producer(
+            {"bootstrap.servers": kafka.bootstrap_servers, "linger.ms": 0, "acks": "all"}
+        )
+        self._logs = itertools.count()
+
+    @property
+    def observed(self) -> Observed:
+        """Connected again when Postgres was away."""
+        if self._observed is not None:
+            try:
+                self._observed.rows("SELECT 1")
+            except psycopg.OperationalError:
+                self._observed = None
+        if self._observed is None:
+            self._observed = Observed(self.url)
+        return self._observed
+
+    def create(self, topics: Mapping[str, int], config: Mapping[str, str] | None = None) -> None:
+        wanted = [
+            NewTopic(name, count, config=dict(config or {})) for name, count in topics.items()
+        ]
+        for future in self.admin.create_topics(wanted).values():
+            future.result(WAIT_SECONDS)
+        self.kafka.wait_ready()
+
+    def environment(self, **settings: str) -> dict[str, str]:
+        given = {
+            "kafka__bootstrap_servers": self.kafka.bootstrap_servers,
+            "database__url": self.url,
+            "group_id": self.group,
+            "instance": "test",
+            "halt_recheck_seconds": "0.5",
+            **settings,
+        }
+        names = {f"PROCESSOR_{name.upper()}": value for name, value in given.items()}
+        topics = ",".join((self.acts, self.raw, self.batches, self.output))
+        return {**names, "ENGINE_TEST_TOPICS": topics, "PYTHONUNBUFFERED": "1"}
+
+    def service(self, *, workers: int = 1, **settings: str) -> Service:
+        """``processor run``, in the repository's folder."""
+        return Service(
+            "tests.support.pipelines:acts",
+            workers=workers,
+            log=self.folder / f"{self.group}-{next(self._logs)}.log",
+            environment=self.environment(**settings),
+            directory=ROOT,
+        )
+
+    # Into the input
+
+    def produce(self, partition: int, *acts: Act | bytes | None, topic: str | None = None) -> int:
+        """The offset after the last one."""
+        reached: list[int] = []
+
+        def delivered(error: object, message: Message) -> None:
+            assert error is None, error
+            reached.append(message.offset())
+
+        for each in acts:
+            value = msgspec.json.encode(each) if isinstance(each, Act) else each
+            self.producer.produce(
+                topic or self.acts, value, b"key", partition=partition, on_delivery=delivered
+            )
+        assert self.producer.flush(WAIT_SECONDS) == 0
+        return max(reached) + 1
+
+    # Out of both stores
+
+    def row(self, partition: int, topic: str | None = None) -> dict[str, Any] | None:
+        found = self.observed.rows(
+            "SELECT * FROM processor.progress WHERE group_id = %s AND topic = %s"
+            " AND partition = %s AND superseded_at IS NULL ORDER BY id DESC LIMIT 1",
+            self.group,
+            topic or self.acts,
+            partition,
+        )
+        return found[0] if found else None
+
+    def h(self, partition: int, topic: str | None = None) -> int:
+        row = self.row(partition, topic)
+        return -1 if row is None else int(row["next_offset"])
+
+    def k(self, partition: int, topic: str | None = None) -> Committed | str:
+        where = Partition(topic or self.acts, partition)
+        return self.cluster.committed([where])[where]
+
+    def log(self, partition: int, topic: str | None = None) -> LogRange:
+        where = Partition(topic or self.acts, partition)
+        return self.cluster.log_ranges([where])[where]
+
+    def state(self, partition: int, topic: str | None = None) -> dict[str, Any]:
+        found = self.observed.rows(
+            "SELECT * FROM processor.partition_states WHERE group_id = %s AND topic = %s"
+            " AND partition = %s",
+            self.group,
+            topic or self.acts,
+            partition,
+        )
+        return found[0] if found else {"state": None, "reason": None}
+
+    def wait_h(self, partition: int, offset: int, topic: str | None = None) -> None:
+        wait_until(
+            lambda: self.h(partition, topic) >= offset,
+            WAIT_SECONDS,
+            f"H of {partition} at {offset}",
+        )
+
+    def wait_state(
+        self, partition: int, state: str, reason: str | None = None, topic: str | None = None
+    ) -> dict[str, Any]:
+        def reached() -> bool:
+            found = self.state(partition, topic)
+            return found["state"] == state and reason in (None, found["reason"])
+
+        wait_until(reached, WAIT_SECONDS, f"{state} {reason or ''} of partition {partition}")
+        return self.state(partition, topic)
+
+    def at_rest(self, partition: int, topic: str | None = None) -> bool:
+        """P = K = H = end, and nothing left in the outbox."""
+        row, k = self.row(partition, topic), self.k(partition, topic)
+        if row is None or not isinstance(k, Committed):
+            return False
+        end = self.log(partition, topic).high_watermark
+        level = row["published_offset"] == k.offset == row["next_offset"] == end
+        return level and self.observed.outbox(row["id"]) == []
+
+    def wait_rest(self, partition: int, topic: str | None = None) -> None:
+        wait_until(lambda: self.at_rest(partition, topic), WAIT_SECONDS, f"{partition} to rest")
+
+    def effects(self, partition: int, topic: str | None = None) -> list[int]:
+        """The numbers in Postgres, in the order of their messages; one for each effect."""
+        found = self.observed.rows(
+            'SELECT n FROM effects WHERE topic = %s AND partition = %s ORDER BY "offset"',
+            topic or self.acts,
+            partition,
+        )
+        return [row["n"] for row in found]
+
+    def outputs(self, partition: int, topic: str | None = None) -> list[tuple[Provenance, Message]]:
+        """The outputs of one input partition, in the order in which they can be read."""
+        name = topic or self.acts
+        wait_settled(self.admin, self.output)
+        [topic_id] = {
+            row["topic_id"]
+            for row in self.observed.rows(
+                "SELECT topic_id FROM processor.progress WHERE topic = %s"
+                " AND superseded_at IS NULL",
+                name,
+            )
+        }
+        found = []
+        for message in read_to_end(self.kafka.bootstrap_servers, self.output):
+            told = read_provenance(dict(message.headers() or [])[PROVENANCE_HEADER])
+            if (told.topic_id, told.partition) == (topic_id, partition):
+                found.append((told, message))
+        return found
+
+    def told(self, partition: int, topic: str | None = None) -> list[int]:
+        """The numbers in Kafka, in the order in which they can be read."""
+        outputs = self.outputs(partition, topic)
+        return [json.loads(message.value())["n"] for _, message in outputs]
+
+    def dead_letters(self, partition: int, topic: str | None = None) -> list[dict[str, Any]]:
+        return self.observed.rows(
+            "SELECT * FROM processor.dead_letters WHERE group_id = %s AND topic = %s"
+            ' AND partition = %s ORDER BY "offset"',
+            self.group,
+            topic or self.acts,
+            partition,
+        )
+
+    def resume(self, partition: int) -> None:
+        self.observed.execute(
+            "INSERT INTO processor.control (group_id, topic, partition, command, requested_by)"
+            " VALUES (%s, %s, %s, 'resume', 'test')",
+            self.group,
+            self.acts,
+            partition,
+        )
+
+    def close(self) -> None:
+        if self._observed is not None:
+            self._observed.close()
+
+
+def numbered(*numbers: int, do: str = "write") -> list[Act]:
+    return [Act(n, do) for n in numbers]

@@ -1,0 +1,538 @@
+"""Slices become what they cause: the whole batch at once, or message by message."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sqlalchemy import Column, Integer, MetaData, Table
+
+from processor import Halt, Message, Output, Pipeline, Reject, Retry, Transaction
+from processor.engine.batch import Handled, Partition, Slice
+from processor.engine.failures import DatabaseDoubt, Restart, StatementFailed, StatementRefused
+from processor.engine.handling import HALT_UNKNOWN_TYPE, Handling
+from processor.engine.isolation import MAX_RETRY_SECONDS, Isolation, back_off_seconds
+from processor.engine.sealing import Sealer
+from processor.errors import OutputTooLarge, PipelineError
+from tests.support.engine import free_steps
+from tests.support.messages import TIMESTAMP, Raw
+from tests.support.stores import ListStore
+
+FIRST, SECOND = Partition("input", 0), Partition("input", 1)
+TABLE = Table("numbers", MetaData(), Column("n", Integer))
+NO_LIMIT = 10**9
+
+
+class Add(msgspec.Struct, tag_field="type", tag="add"):
+    n: int
+
+
+class Remove(msgspec.Struct, tag_field="type", tag="remove"):
+    n: int
+
+
+def add(n: int) -> bytes:
+    return msgspec.json.encode(Add(n))
+
+
+@dataclass
+class Bench:
+    """A pipeline over the store of lists."""
+
+    pipeline: Pipeline
+    max_output_bytes: int = NO_LIMIT
+    max_seconds: float = 1_000.0
+    max_message_bytes: int = 1_000
+    store: ListStore = field(default_factory=ListStore)
+    now: float = 0.0
+
+    def __post_init__(self) -> None:
+        store: Any = self.store
+        limits = dict.fromkeys(self.pipeline.outputs, self.max_message_bytes)
+        self.handling = Handling(
+            self.pipeline.routes,
+            Sealer(self.pipeline.outputs, limits),
+            store,
+            free_steps(),
+            self.max_output_bytes,
+            limit_seconds=30,
+            max_seconds=self.max_seconds,
+            clock=lambda: self.now,
+        )
+        self.isolation = Isolation(self.handling, free_steps())
+
+    @property
+    def rows(self) -> list[int]:
+        """The numbers written, in order."""
+        copies = [write for write in self.store.session.writes if write[0] == "copy"]
+        return [row[0] for write in copies for row in write[2]]
+
+
+def piece(values: Sequence[bytes | None], first: int = 0, partition: Partition = FIRST) -> Slice:
+    """Messages at consecutive offsets."""
+    messages = [Raw(offset, value, partition) for offset, value in enumerate(values, start=first)]
+    return Slice(partition, first, messages)
+
+
+def adding(**options: Any) -> Bench:
+    """Inserts each number and tells it on; what a number does can be changed by ``acts``."""
+    pipeline = Pipeline("numbers", outputs=["out"], unknown=options.pop("unknown", "dead-letter"))
+    acts: dict[int, Any] = options.pop("acts", {})
+    attempts: int = options.pop("max_attempts", 3)
+
+    @pipeline.handler("input", max_attempts=attempts)
+    def added(event: Add, tx: Transaction) -> Iterator[Output]:
+        tx.insert(TABLE, {"n": event.n})
+        yield Output("out", value=str(event.n).encode())
+        if event.n in acts:
+            acts[event.n]()
+
+    return Bench(pipeline, **options)
+
+
+def raising(error: Exception, times: int = 10**6) -> Any:
+    """Raises so many times, then no more."""
+    left = [times]
+
+    def act() -> None:
+        if left[0]:
+            left[0] -= 1
+            raise error
+
+    return act
+
+
+def values_of(handled: Handled) -> list[bytes | None]:
+    return [record.value for record in handled.records]
+
+
+# The fast path
+
+
+def test_a_batch_is_handled_whole_and_flushed_once() -> None:
+    bench = adding()
+    first, second = bench.handling.run([piece([add(1), add(2)], 5), piece([add(3)], 9, SECOND)])
+    assert (first.first, first.next, first.handled) == (5, 7, 2)
+    assert (second.first, second.next, second.handled) == (9, 10, 1)
+    assert values_of(first) == [b"1", b"2"]
+    assert values_of(second) == [b"3"]
+    assert first.leader_epoch == 7
+    assert bench.store.session.writes == [("copy", "numbers", ((1,), (2,), (3,)))]
+
+
+def test_outputs_carry_their_messages_offset_and_timestamp() -> None:
+    [handled] = adding().handling.run([piece([add(1), add(2)], 5)])
+    assert [record.source_offset for record in handled.records] == [5, 6]
+    assert [record.timestamp for record in handled.records] == [TIMESTAMP + 5, TIMESTAMP + 6]
+
+
+def test_gaps_belong_to_the_range_that_was_handled() -> None:
+    slice_ = Slice(FIRST, 3, [Raw(5, add(1)), Raw(9, add(2))])
+    [handled] = adding().handling.run([slice_])
+    assert (handled.first, handled.next) == (3, 10)
+
+
+def test_a_batch_is_cut_when_its_outputs_grow_too_large() -> None:
+    bench = adding(max_output_bytes=20)
+    big = 10**11  # 12 bytes each
+    [first, second] = bench.handling.run(
+        [piece([add(big), add(big + 1), add(big + 2)], 5), piece([add(3)], 9, SECOND)]
+    )
+    assert (first.next, values_of(first)) == (7, [b"%d" % big, b"%d" % (big + 1)])
+    assert [raw.at for raw in first.rest] == [7]
+    assert (second.next, second.records) == (9, [])
+    assert [raw.at for raw in second.rest] == [9]
+    assert bench.rows == [big, big + 1], "what is left for later is not written either"
+
+
+def test_a_cut_batch_always_makes_progress() -> None:
+    bench = adding(max_output_bytes=1)
+    [handled] = bench.handling.run([piece([add(10**11), add(2)], 5)])
+    assert handled.next == 6
+    assert [raw.at for raw in handled.rest] == [6]
+
+
+@pytest.mark.parametrize("path", ["handling", "isolation"])
+def test_a_batch_is_cut_when_its_time_is_over(path: str) -> None:
+    """Slow handlers make small batches, not a worker that seems to hang."""
+    acts: dict[int, Any] = {}
+    bench = adding(max_seconds=2.0, acts=acts)
+
+    def pass_time() -> None:
+        bench.now += 0.9
+
+    acts.update(dict.fromkeys(range(10), pass_time))
+    slices = [piece([add(n) for n in range(5)]), piece([add(7)], 0, SECOND)]
+    first, second = getattr(bench, path).run(slices)
+    assert (first.next, [raw.at for raw in first.rest]) == (3, [3, 4])
+    assert (second.next, [raw.at for raw in second.rest]) == (0, [0])
+    bench.now += 100
+    [handled] = getattr(bench, path).run([Slice(FIRST, 3, first.rest)])
+    assert handled.next == 5, "each batch has its own time"
+
+
+@given(st.lists(st.integers(1, 10**12), min_size=1, max_size=12), st.integers(1, 60))
+def test_cutting_loses_and_repeats_nothing(numbers: list[int], room: int) -> None:
+    bench = adding(max_output_bytes=room)
+    slice_, found = piece([add(n) for n in numbers], 3), []
+    while slice_.messages:
+        [handled] = bench.handling.run([slice_])
+        assert handled.next > handled.first == slice_.first
+        found += values_of(handled)
+        slice_ = Slice(FIRST, handled.next, handled.rest)
+    assert found == [b"%d" % n for n in numbers]
+    assert bench.rows == numbers
+    assert slice_.first == 3 + len(numbers)
+
+
+@pytest.mark.parametrize("value", [b"not json", b'{"type": "add"}', b"[]", None, b""])
+def test_what_cannot_be_decoded_is_dead_lettered_alone(value: bytes | None) -> None:
+    bench = adding()
+    [handled] = bench.handling.run([piece([add(1), value, add(2)])])
+    assert (handled.next, handled.handled, bench.rows) == (3, 2, [1, 2])
+    [letter] = handled.dead_letters
+    assert (letter.partition, letter.offset, letter.value, letter.attempts) == (FIRST, 1, value, 1)
+    assert (letter.error, letter.handler, letter.trace) == ("DecodeError", None, None)
+    assert letter.reason
+
+
+def test_a_message_without_a_type_is_not_taken_for_the_only_type_there_is() -> None:
+    """Else a second handler for another type would change what becomes of it."""
+    bench = adding()
+    [handled] = bench.handling.run([piece([b'{"n": 1}'])])
+    assert bench.rows == []
+    assert len(handled.dead_letters) == 1
+
+
+def test_a_dead_letter_holds_the_message_as_it_came() -> None:
+    raw = Raw(4, b"\xff\x00", name=b"\x00key", pairs=[("h", b"\xff"), ("h", None)])
+    [handled] = adding().handling.run([Slice(FIRST, 4, [raw])])
+    [letter] = handled.dead_letters
+    assert (letter.key, letter.value) == (b"\x00key", b"\xff\x00")
+    assert list(letter.headers) == [("h", b"\xff"), ("h", None)]
+    assert letter.timestamp == TIMESTAMP + 4
+
+
+def test_a_type_without_a_handler_is_dead_lettered() -> None:
+    bench = adding()
+    [handled] = bench.handling.run([piece([msgspec.json.encode(Remove(1)), add(2)])])
+    [letter] = handled.dead_letters
+    assert letter.error == "UnknownType"
+    assert "'remove'" in letter.reason
+    assert (handled.next, bench.rows) == (2, [2])
+
+
+def test_a_type_without_a_handler_is_skipped_where_the_pipeline_says_so() -> None:
+    bench = adding(unknown="skip")
+    [handled] = bench.handling.run([piece([msgspec.json.encode(Remove(1)), add(2)])])
+    assert (handled.skipped, handled.handled, handled.dead_letters) == (1, 1, [])
+    assert (handled.next, bench.rows) == (2, [2])
+
+
+def test_a_type_without_a_handler_halts_before_it_where_the_pipeline_says_so() -> None:
+    bench = adding(unknown="halt")
+    [handled] = bench.handling.run([piece([add(1), msgspec.json.encode(Remove(1)), add(2)])])
+    assert (handled.next, bench.rows, handled.dead_letters) == (1, [1], [])
+    assert handled.stop is not None
+    assert (handled.stop.reason, handled.stop.retry_after_seconds) == (HALT_UNKNOWN_TYPE, None)
+
+
+def test_undecodable_is_not_the_same_as_unknown() -> None:
+    bench = adding(unknown="halt")
+    [handled] = bench.handling.run([piece([b"{", add(2)])])
+    assert handled.stop is None
+    assert len(handled.dead_letters) == 1
+
+
+@pytest.mark.parametrize("error", [ValueError("x"), Reject("x"), Retry("x"), Halt("x")])
+def test_an_error_of_a_handler_ends_the_fast_path_as_it_is(error: Exception) -> None:
+    bench = adding(acts={2: raising(error)})
+    with pytest.raises(type(error)):
+        bench.handling.run([piece([add(1), add(2)])])
+
+
+def test_an_error_that_a_handler_swallows_is_not_forgotten() -> None:
+    """Postgres has aborted the transaction: nothing of the batch may pass for fine."""
+    pipeline = Pipeline("careless")
+
+    @pipeline.handler("input")
+    def careless(event: Add, tx: Transaction) -> None:
+        try:
+            tx.execute("SELECT 1/0")
+        except StatementFailed:
+            tx.insert(TABLE, {"n": event.n})
+
+    bench = Bench(pipeline)
+    bench.store.session.errors = [StatementFailed("division by zero")]
+    with pytest.raises(StatementFailed):
+        bench.handling.run([piece([add(1)])])
+
+
+# Batch handlers
+
+
+@dataclass
+class Batches:
+    """What a batch handler was called with."""
+
+    seen: list[list[int]] = field(default_factory=list)
+    bad: set[int] = field(default_factory=set)
+
+    def bench(self, **options: Any) -> Bench:
+        pipeline = Pipeline("batches", outputs=["out"], unknown=options.pop("unknown", "skip"))
+
+        @pipeline.batch_handler("input", max_attempts=2)
+        def batch(messages: Sequence[Message[Add]], tx: Transaction) -> Iterator[Output]:
+            self.seen.append([message.value.n for message in messages])
+            for message in messages:
+                tx.insert(TABLE, {"n": message.value.n})
+                if message.value.n in self.bad:
+                    raise ValueError(message.value.n)
+            yield Output("out", value=b"%d" % len(messages))
+
+        return Bench(pipeline, **options)
+
+
+def test_a_batch_handler_gets_one_partitions_messages_together() -> None:
+    batches = Batches()
+    bench = batches.bench()
+    first, second = bench.handling.run([piece([add(1), add(2)], 5), piece([add(3)], 9, SECOND)])
+    assert batches.seen == [[1, 2], [3]]
+    assert (first.next, first.handled, values_of(first)) == (7, 2, [b"2"])
+    assert (second.next, second.handled, values_of(second)) == (10, 1, [b"1"])
+    assert [record.source_offset for record in first.records] == [None]
+    assert [record.timestamp for record in first.records] == [TIMESTAMP + 6]
+
+
+def test_a_batch_handler_does_not_see_what_cannot_be_decoded() -> None:
+    batches = Batches()
+    [handled] = batches.bench().handling.run([piece([add(1), b"{", add(2)])])
+    assert batches.seen == [[1, 2]]
+    assert [letter.offset for letter in handled.dead_letters] == [1]
+    assert handled.next == 3
+
+
+def test_a_batch_handler_is_not_called_for_nothing() -> None:
+    batches = Batches()
+    [handled] = batches.bench().handling.run([piece([b"{", msgspec.json.encode(Remove(1))])])
+    assert batches.seen == []
+    assert (handled.next, handled.skipped, len(handled.dead_letters)) == (2, 1, 1)
+
+
+def test_an_unknown_type_halts_a_batch_handler_without_passing_over_what_came_before() -> None:
+    """H moves to ``next``: whatever is below it must have been handled."""
+    batches = Batches()
+    bench = batches.bench(unknown="halt")
+    [handled] = bench.handling.run([piece([add(1), msgspec.json.encode(Remove(1)), add(2)])])
+    assert handled.stop is not None
+    seen = [n for batch in batches.seen for n in batch]
+    assert seen == [1][: handled.next], "below next everything was handled"
+
+
+def test_a_failed_batch_handler_gets_its_messages_one_by_one() -> None:
+    batches = Batches(bad={2})
+    bench = batches.bench()
+    [handled] = bench.isolation.run([piece([add(1), add(2), add(3)])])
+    assert batches.seen == [[1], [2], [2], [3]]
+    assert [letter.offset for letter in handled.dead_letters] == [1]
+    assert (handled.next, handled.handled, bench.rows) == (3, 2, [1, 3])
+
+
+# Isolation
+
+
+def test_a_bad_message_is_set_aside_alone_with_nothing_of_it_left() -> None:
+    bench = adding(acts={2: raising(ValueError("bad"))})
+    [handled] = bench.isolation.run([piece([add(1), add(2), add(3)])])
+    assert (handled.next, handled.handled) == (3, 2)
+    assert bench.rows == [1, 3]
+    assert values_of(handled) == [b"1", b"3"]
+    [letter] = handled.dead_letters
+    assert (letter.offset, letter.attempts, letter.handler) == (1, 3, "added")
+    assert (letter.error, letter.reason) == ("ValueError", "bad")
+    assert "ValueError: bad" in (letter.trace or "")
+    assert bench.store.open_savepoints == 0
+
+
+def test_an_error_that_passes_leaves_one_effect() -> None:
+    bench = adding(acts={2: raising(ValueError("at first"), times=2)})
+    [handled] = bench.isolation.run([piece([add(1), add(2)])])
+    assert handled.dead_letters == []
+    assert bench.rows == [1, 2]
+    assert values_of(handled) == [b"1", b"2"]
+
+
+@pytest.mark.parametrize("max_attempts", [1, 2, 5])
+def test_attempts_are_bounded_by_the_handlers_number(max_attempts: int) -> None:
+    bench = adding(acts={1: raising(ValueError("bad"))}, max_attempts=max_attempts)
+    [handled] = bench.isolation.run([piece([add(1)])])
+    assert [letter.attempts for letter in handled.dead_letters] == [max_attempts]
+
+
+def test_reject_is_not_tried_again() -> None:
+    bench = adding(acts={1: raising(Reject("no such user"))})
+    [handled] = bench.isolation.run([piece([add(1)])])
+    [letter] = handled.dead_letters
+    assert (letter.attempts, letter.error, letter.reason) == (1, "Reject", "no such user")
+
+
+def test_a_violated_constraint_is_the_messages_fault() -> None:
+    bench = adding()
+    bench.store.session.errors = [None, *[StatementFailed("duplicate key (23505)")] * 3]
+    [handled] = bench.isolation.run([piece([add(1), add(1), add(2)])])
+    assert [letter.offset for letter in handled.dead_letters] == [1]
+    assert bench.rows == [1, 2]
+
+
+def test_an_output_that_is_too_large_is_dead_lettered_with_the_reason() -> None:
+    bench = adding(max_message_bytes=260)
+    [handled] = bench.isolation.run([piece([add(1), add(10**18), add(2)])])
+    assert bench.rows == [1, 2]
+    [letter] = handled.dead_letters
+    assert letter.error == OutputTooLarge.__name__
+    assert "'out' takes 260" in letter.reason
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (Halt("look at this"), "handler-halt"),
+        (PipelineError("topic 'x' is not declared"), "pipeline-error"),
+    ],
+)
+def test_what_stops_a_partition_stops_it_before_the_message(error: Exception, reason: str) -> None:
+    bench = adding(acts={2: raising(error)})
+    first, second = bench.isolation.run(
+        [piece([add(1), add(2), add(3)]), piece([add(4)], 7, SECOND)]
+    )
+    assert (first.next, first.dead_letters) == (1, [])
+    assert first.stop is not None
+    assert (first.stop.reason, first.stop.detail) == (reason, str(error))
+    assert first.stop.retry_after_seconds is None
+    assert second.next == 8, "the other partition goes on"
+    assert bench.rows == [1, 4]
+
+
+def test_retry_waits_for_as_long_as_it_says() -> None:
+    bench = adding(acts={2: raising(Retry("later", after=7.5))})
+    [handled] = bench.isolation.run([piece([add(1), add(2), add(3)])])
+    assert handled.stop is not None
+    assert (handled.stop.reason, handled.stop.retry_after_seconds) == ("retry", 7.5)
+    assert (handled.next, bench.rows) == (1, [1])
+
+
+@pytest.mark.parametrize(("after", "waits"), [(-1, 0), (10**9, MAX_RETRY_SECONDS)])
+def test_retry_is_kept_within_reason(after: float, waits: float) -> None:
+    bench = adding(acts={1: raising(Retry(after=after))})
+    [handled] = bench.isolation.run([piece([add(1)])])
+    assert handled.stop is not None
+    assert handled.stop.retry_after_seconds == waits
+
+
+def test_retries_are_counted_across_batches_and_then_dead_lettered() -> None:
+    bench = adding(acts={1: raising(Retry("later"))}, max_attempts=3)
+    outcomes = [bench.isolation.run([piece([add(1)], 5)])[0] for _ in range(3)]
+    assert [handled.stop is not None for handled in outcomes] == [True, True, False]
+    assert [letter.attempts for letter in outcomes[-1].dead_letters] == [3]
+
+
+def test_a_retry_that_succeeds_is_forgotten() -> None:
+    bench = adding(acts={1: raising(Retry("later"), times=2)}, max_attempts=3)
+    for _ in range(3):
+        [handled] = bench.isolation.run([piece([add(1)], 5)])
+    assert (handled.stop, handled.dead_letters, handled.next) == (None, [], 6)
+    assert bench.rows == [1]
+
+
+def test_what_the_database_refuses_is_never_the_messages_fault() -> None:
+    bench = adding(max_attempts=1)
+    waits = []
+    for _ in range(4):
+        bench.store.session.errors = [StatementRefused("no such table (42P01)")]
+        [handled] = bench.isolation.run([piece([add(1), add(2)])])
+        assert handled.dead_letters == []
+        assert handled.next == 0
+        assert handled.stop is not None
+        assert handled.stop.reason == "database-refused"
+        waits.append(handled.stop.retry_after_seconds)
+    assert waits == [0.5, 1.0, 2.0, 4.0]
+    [handled] = bench.isolation.run([piece([add(1), add(2)])])
+    assert (handled.stop, bench.rows) == (None, [1, 2])
+
+
+@pytest.mark.parametrize("error", [DatabaseDoubt("gone"), Restart("deadlock")])
+def test_a_lost_connection_or_a_deadlock_concerns_the_whole_batch(error: Exception) -> None:
+    bench = adding()
+    bench.store.session.errors = [None, error]
+    with pytest.raises(type(error)):
+        bench.isolation.run([piece([add(1), add(2)])])
+
+
+@pytest.mark.parametrize("error", [DatabaseDoubt("gone"), Restart("deadlock")])
+def test_a_lost_connection_or_a_deadlock_is_no_attempt_of_the_message(error: Exception) -> None:
+    """Infrastructure must not use up a good message's attempts."""
+    bench = adding(max_attempts=3)
+    for _ in range(3):
+        bench.store.session.errors = [error]
+        with pytest.raises(type(error)):
+            bench.isolation.run([piece([add(2)], 0)])
+    bench.store.session.errors = [StatementFailed("a passing violation (23503)")]
+    [handled] = bench.isolation.run([piece([add(2)], 0)])
+    assert handled.dead_letters == []
+    assert bench.rows == [2]
+
+
+def test_a_swallowed_error_undoes_its_message() -> None:
+    pipeline = Pipeline("careless")
+
+    @pipeline.handler("input", max_attempts=1)
+    def careless(event: Add, tx: Transaction) -> None:
+        tx.insert(TABLE, {"n": event.n})
+        try:
+            tx.execute("SELECT 1")
+        except StatementFailed:
+            return
+
+    bench = Bench(pipeline)
+    bench.store.session.errors = [None, StatementFailed("bad")]
+    [handled] = bench.isolation.run([piece([add(1), add(2)])])
+    assert [letter.offset for letter in handled.dead_letters] == [0]
+    assert bench.rows[-1:] == [2]
+    assert 1 not in bench.rows
+
+
+def test_message_by_message_a_batch_is_cut_for_its_outputs_as_well() -> None:
+    """Else one bad message would make a transaction that takes too long to publish."""
+    bench = adding(max_output_bytes=20, acts={7: raising(ValueError("bad"))})
+    [handled] = bench.isolation.run([piece([add(10**11 + n) for n in range(10)])])
+    assert handled.next < 10
+    assert [raw.at for raw in handled.rest] == list(range(handled.next, 10))
+
+
+@pytest.mark.parametrize("result", [Output("out", value=b"one"), 5, "text"], ids=repr)
+def test_a_handler_that_returns_no_sequence_of_outputs_dead_letters_nothing(result: Any) -> None:
+    """A bad deployment must not dead-letter a topic; one output alone may be taken for what it is."""
+    pipeline = Pipeline("returning", outputs=["out"])
+
+    @pipeline.handler("input")
+    def returning(event: Add) -> Any:
+        return result
+
+    [handled] = Bench(pipeline).isolation.run([piece([add(1)])])
+    assert handled.dead_letters == []
+    if handled.stop is None:
+        assert values_of(handled) == [b"one"]
+    else:
+        assert handled.stop.reason == "pipeline-error"
+
+
+def test_the_back_off_doubles_up_to_a_limit() -> None:
+    waits = [back_off_seconds(attempt) for attempt in range(1, 12)]
+    assert waits[:4] == [0.5, 1.0, 2.0, 4.0]
+    assert waits == sorted(waits)
+    assert waits[-1] == 30.0

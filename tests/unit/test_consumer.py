@@ -1,0 +1,469 @@
+"""What the consumer passes on, and what it drops."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from confluent_kafka import KafkaError, KafkaException
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from processor.engine.batch import Partition, Slice
+from processor.engine.consumer import Consumer, Fetched
+from processor.engine.failures import Doubt, MemberFenced
+from tests.support.engine import free_steps
+from tests.support.messages import Raw, end_of_file, event
+from tests.support.scripted_consumer import ScriptedConsumer
+
+FIRST, SECOND = Partition("input", 0), Partition("input", 1)
+
+
+class Clients:
+    """Hands out the scripted client."""
+
+    def __init__(self, client: ScriptedConsumer, incremental: bool) -> None:
+        self.client = client
+        self.incremental = incremental
+
+    def consumer(self, on_error: Any) -> ScriptedConsumer:
+        self.on_error = on_error
+        return self.client
+
+
+class Listener:
+    """Writes down what it is told, and what the consumer knew at that moment."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, set[Partition]]] = []
+        self.consumer: Any = None
+        self.snapshots: list[object] = []
+
+    def assigned(self, partitions: Collection[Partition]) -> None:
+        self.told.append(("assigned", set(partitions)))
+        self.snapshots.append(self.consumer.snapshot)
+
+    def revoked(self, partitions: Collection[Partition]) -> None:
+        self.told.append(("revoked", set(partitions)))
+        self.snapshots.append(self.consumer.snapshot)
+
+    def lost(self, partitions: Collection[Partition]) -> None:
+        self.told.append(("lost", set(partitions)))
+        self.snapshots.append(self.consumer.snapshot)
+
+
+class Bench:
+    """A consumer over a script; ``start`` assigns both partitions and lets them flow."""
+
+    def __init__(
+        self, *, incremental: bool = True, max_messages: int = 100, max_bytes: int = 10**9
+    ) -> None:
+        self.client = ScriptedConsumer()
+        self.clients: Any = Clients(self.client, incremental)
+        self.listener = Listener()
+        self.consumer = Consumer(
+            self.clients, ["input"], self.listener, max_messages, max_bytes, free_steps()
+        )
+        self.listener.consumer = self.consumer
+        self.consumer.subscribe()
+
+    def fetch(self, *turns: Any) -> Fetched:
+        self.client.turns = list(turns)
+        return self.consumer.fetch(0.1)
+
+    def start(self, **at: int) -> Bench:
+        self.fetch(self.client.assigns(0, 1))
+        self.consumer.start({FIRST: (at.get("first", 0), 5), SECOND: (at.get("second", 0), None)})
+        return self
+
+
+@pytest.fixture
+def bench() -> Bench:
+    return Bench().start()
+
+
+def messages(*offsets: int, of: Partition = FIRST) -> list[Raw]:
+    return [Raw(offset, b"v", of) for offset in offsets]
+
+
+def brought(fetched: Fetched) -> list[tuple[Partition, int, list[int]]]:
+    return [(each.partition, each.first, [m.at for m in each.messages]) for each in fetched.slices]
+
+
+# Assignment
+
+
+def test_an_assignment_flows_only_once_it_was_started(bench: Bench) -> None:
+    new = Bench()
+    new.fetch(new.client.assigns(0, 1))
+    assert new.client.paused == {FIRST, SECOND}
+    assert brought(new.fetch(messages(0), messages(0, of=SECOND))) == []
+    new.consumer.start({SECOND: (3, None)})
+    assert new.client.paused == {FIRST}
+    fetched = new.fetch(messages(0), messages(3, of=SECOND))
+    assert brought(fetched) == [(SECOND, 3, [3])]
+    assert fetched.doubtful == {}, "what does not flow is dropped, not doubted"
+
+
+def test_starting_seeks_before_it_lets_flow(bench: Bench) -> None:
+    assert [each[:3] for each in bench.client.sought] == [("input", 0, 0), ("input", 1, 0)]
+    assert bench.client.sought[0][3] == 5, "with the last message's leader epoch"
+    assert bench.client.paused == set()
+
+
+def test_nothing_flows_that_the_client_would_not_seek() -> None:
+    bench = Bench()
+    bench.fetch(bench.client.assigns(0))
+    bench.client.refused = KafkaException(KafkaError(KafkaError._STATE))
+    with pytest.raises(Doubt, match="seek"):
+        bench.consumer.start({FIRST: (3, None)})
+    assert bench.client.paused == {FIRST}
+    assert brought(bench.fetch(messages(3))) == []
+
+
+@pytest.mark.parametrize("turn", ["assigns", "revokes", "loses"])
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_change_in_the_middle_of_a_fetch_drops_everything(turn: str, place: int) -> None:
+    bench = Bench().start()
+    numbers = [] if turn == "assigns" else [1]
+    change = getattr(bench.client, turn)(*numbers, then=[*messages(1)])
+    turns: list[Any] = [messages(0), change] if place else [change, messages(2)]
+    assert brought(bench.fetch(*turns)) == []
+    assert brought(bench.fetch(messages(2))) == [], "until it is sought to H again"
+    assert FIRST in bench.client.paused
+    bench.consumer.start({FIRST: (0, None)})
+    assert brought(bench.fetch(messages(0), messages(1))) == [(FIRST, 0, [0, 1])]
+
+
+def test_a_change_drops_what_a_batch_had_no_room_for(bench: Bench) -> None:
+    bench.fetch(messages(0), messages(1, 2))
+    bench.consumer.give_back(Slice(FIRST, 1, messages(1, 2)))
+    bench.client._call("on_revoke", [1], ())
+    assert brought(bench.fetch()) == []
+
+
+def test_a_revoked_partition_is_gone_and_the_others_are_paused(bench: Bench) -> None:
+    bench.fetch(bench.client.revokes(1))
+    assert bench.consumer.owned == {FIRST}
+    assert FIRST in bench.client.paused
+    assert bench.listener.told[-1] == ("revoked", {SECOND})
+
+
+def test_a_lost_partition_is_told_apart_from_a_revoked_one(bench: Bench) -> None:
+    bench.fetch(bench.client.loses(0, 1))
+    assert bench.consumer.owned == set()
+    assert bench.listener.told[-1] == ("lost", {FIRST, SECOND})
+
+
+def test_assignments_add_up_where_they_come_by_difference() -> None:
+    bench = Bench()
+    bench.fetch(bench.client.assigns(0))
+    bench.fetch(bench.client.assigns(1))
+    assert bench.consumer.owned == {FIRST, SECOND}
+    assert bench.listener.told[-1] == ("assigned", {FIRST, SECOND})
+
+
+def test_assignments_replace_each_other_where_they_come_whole() -> None:
+    bench = Bench(incremental=False)
+    bench.fetch(bench.client.assigns(0))
+    bench.fetch(bench.client.assigns(1))
+    assert bench.consumer.owned == {SECOND}
+    assert bench.client.assigned == {SECOND}
+
+
+def test_the_snapshot_is_taken_in_each_assignment_and_nowhere_else(bench: Bench) -> None:
+    """The client refuses to give metadata outside of a callback."""
+    assert bench.consumer.snapshot == "generation 1"
+    bench.fetch(messages(0))
+    bench.fetch(bench.client.revokes(1))
+    assert bench.consumer.snapshot == "generation 1", "a revocation is finished under the old one"
+    assert bench.listener.snapshots[-1] == "generation 1"
+    bench.fetch(bench.client.assigns())
+    assert bench.consumer.snapshot == "generation 3", "an empty assignment renews it, too"
+    assert bench.listener.snapshots[-1] == "generation 3", "before recovery hears of it"
+    assert bench.client.snapshots == 2
+
+
+# Offsets
+
+
+def test_slices_begin_at_the_position_and_not_at_the_first_message(bench: Bench) -> None:
+    assert brought(bench.fetch(messages(4), messages(7))) == [(FIRST, 0, [4, 7])]
+    assert brought(bench.fetch(messages(9))) == [(FIRST, 8, [9])]
+
+
+def test_partitions_are_sorted_apart(bench: Bench) -> None:
+    mixed = [*messages(0), *messages(0, of=SECOND), *messages(1), *messages(1, of=SECOND)]
+    assert brought(bench.fetch(mixed[:1], mixed[1:])) == [(FIRST, 0, [0, 1]), (SECOND, 0, [0, 1])]
+
+
+@pytest.mark.parametrize("offsets", [[5, 5], [6, 5], [5, 6, 6], [5, 7, 6]])
+def test_offsets_that_go_back_are_doubtful_and_dropped(bench: Bench, offsets: list[int]) -> None:
+    fetched = bench.fetch(messages(offsets[0]), messages(*offsets[1:]))
+    assert fetched.slices == []
+    assert set(fetched.doubtful) == {FIRST}
+
+
+def test_a_message_before_the_position_is_doubtful(bench: Bench) -> None:
+    bench.fetch(messages(5))
+    fetched = bench.fetch(messages(5), [*messages(0, of=SECOND)])
+    assert set(fetched.doubtful) == {FIRST}
+    assert brought(fetched) == [(SECOND, 0, [0])], "the other partition is not concerned"
+
+
+@given(st.lists(st.integers(0, 8), min_size=1, max_size=6), st.integers(0, 8))
+def test_a_slice_is_strictly_rising_from_its_position(offsets: list[int], position: int) -> None:
+    bench = Bench().start(first=position)
+    fetched = bench.fetch(messages(offsets[0]), messages(*offsets[1:]))
+    rising = all(a < b for a, b in pairwise([position - 1, *offsets]))
+    assert (FIRST in fetched.doubtful) == (not rising)
+    assert brought(fetched) == ([(FIRST, position, offsets)] if rising else [])
+
+
+def test_a_lost_position_is_doubtful(bench: Bench) -> None:
+    fetched = bench.fetch([event(KafkaError._AUTO_OFFSET_RESET, of=FIRST)], messages(0))
+    assert set(fetched.doubtful) == {FIRST}
+    assert fetched.slices == []
+    assert fetched.truncated == set()
+
+
+def test_a_log_that_does_not_fit_the_leader_epoch_is_told_apart(bench: Bench) -> None:
+    fetched = bench.fetch([event(KafkaError._LOG_TRUNCATION, of=FIRST)])
+    assert fetched.truncated == {FIRST}
+    assert set(fetched.doubtful) == {FIRST}
+
+
+def test_other_errors_of_a_partition_are_kept_for_the_status(bench: Bench) -> None:
+    fetched = bench.fetch([event(KafkaError.TOPIC_AUTHORIZATION_FAILED, of=FIRST)])
+    assert fetched.doubtful == {}
+    assert "TOPIC_AUTHORIZATION_FAILED" in (bench.consumer.last_error or "")
+
+
+def test_a_replaced_member_is_told_at_once(bench: Bench) -> None:
+    with pytest.raises(MemberFenced):
+        bench.fetch([event(KafkaError.FENCED_INSTANCE_ID, of=(None, None))])
+    with pytest.raises(MemberFenced):
+        bench.clients.on_error(KafkaError(KafkaError._FENCED))
+    bench.clients.on_error(KafkaError(KafkaError._ALL_BROKERS_DOWN))
+
+
+# Holding, giving back, room
+
+
+def test_a_held_partition_is_dropped_until_it_is_started_again(bench: Bench) -> None:
+    bench.fetch(messages(0))
+    bench.consumer.hold([FIRST])
+    assert bench.client.paused == {FIRST}
+    late = bench.fetch(messages(1), messages(2, of=SECOND))
+    assert brought(late) == [(SECOND, 0, [2])]
+    bench.consumer.start({FIRST: (0, None)})
+    assert bench.client.sought[-1][:3] == ("input", 0, 0)
+    assert brought(bench.fetch(messages(0))) == [(FIRST, 0, [0])]
+
+
+def test_holding_drops_what_was_given_back(bench: Bench) -> None:
+    bench.fetch(messages(0), messages(1, 2))
+    bench.consumer.give_back(Slice(FIRST, 1, messages(1, 2)))
+    bench.consumer.give_back(Slice(SECOND, 0, messages(0, of=SECOND)))
+    bench.consumer.hold([FIRST])
+    assert brought(bench.fetch()) == [(SECOND, 0, [0])]
+
+
+def test_holding_what_is_not_ours_any_more_does_nothing(bench: Bench) -> None:
+    bench.fetch(bench.client.revokes(1))
+    bench.consumer.hold([SECOND, Partition("input", 7)])
+
+
+def test_what_was_given_back_comes_first_and_once(bench: Bench) -> None:
+    bench.fetch(messages(0), messages(1, 2))
+    bench.consumer.give_back(Slice(FIRST, 1, messages(1, 2)))
+    assert brought(bench.fetch([])) == [(FIRST, 1, [1, 2])]
+    assert brought(bench.fetch(messages(3))) == [(FIRST, 3, [3])]
+
+
+def test_the_group_hears_of_us_while_messages_are_given_back(bench: Bench) -> None:
+    """And what comes meanwhile goes behind them."""
+    bench.fetch(messages(0), messages(1, 2))
+    bench.consumer.give_back(Slice(FIRST, 1, messages(1, 2)))
+    bench.client.asked.clear()
+    assert brought(bench.fetch(messages(3))) == [(FIRST, 1, [1, 2, 3])]
+    assert bench.client.asked == [(1, 0)], "without waiting"
+
+
+def test_what_was_given_back_is_dropped_when_what_follows_is_doubtful(bench: Bench) -> None:
+    bench.fetch(messages(0), messages(1, 2))
+    bench.consumer.give_back(Slice(FIRST, 1, messages(1, 2)))
+    bench.consumer.give_back(Slice(SECOND, 0, messages(0, of=SECOND)))
+    fetched = bench.fetch(messages(2))
+    assert set(fetched.doubtful) == {FIRST}
+    assert brought(fetched) == [(SECOND, 0, [0])]
+
+
+def test_only_the_first_message_is_waited_for(bench: Bench) -> None:
+    bench.client.asked.clear()
+    bench.fetch(messages(0), messages(1))
+    assert bench.client.asked == [(1, 0.1), (99, 0)]
+    bench.client.asked.clear()
+    bench.fetch()
+    assert bench.client.asked == [(1, 0.1)]
+
+
+def test_a_batch_is_bounded_by_count(bench: Bench) -> None:
+    one = Bench(max_messages=1).start()
+    one.client.asked.clear()
+    assert brought(one.fetch(messages(0), messages(1))) == [(FIRST, 0, [0])]
+    assert one.client.asked == [(1, 0.1)]
+
+
+def test_a_batch_is_bounded_by_the_bytes_that_messages_seem_to_have() -> None:
+    bench = Bench(max_messages=10_000, max_bytes=1_000_000).start()
+    room = []
+    for offset in range(30):
+        bench.client.asked.clear()
+        bench.fetch([Raw(offset, b"x" * 100_000, FIRST)])
+        room.append(bench.client.asked[-1][0] + 1)
+    assert room[0] == 1_000
+    assert 8 <= room[-1] <= 12
+    assert room == sorted(room, reverse=True)
+
+
+# The end of the log
+
+
+def ends(bench: Bench, next_offset: int) -> int | None:
+    return bench.consumer.idle_end(FIRST, next_offset)
+
+
+def test_the_end_is_known_once_a_fetch_from_h_has_reached_it(bench: Bench) -> None:
+    assert ends(bench, 0) is None
+    bench.fetch([end_of_file(4)])
+    assert ends(bench, 0) == 4
+
+
+def test_an_end_that_h_has_reached_moves_nothing(bench: Bench) -> None:
+    bench.fetch([end_of_file(0)])
+    assert ends(bench, 0) is None
+
+
+def test_the_end_past_control_records_is_reached_after_the_last_message(bench: Bench) -> None:
+    bench.fetch([*messages(0)], [*messages(1), end_of_file(3)])
+    assert ends(bench, 0) is None, "messages are in hand"
+    assert ends(bench, 2) == 3
+
+
+def test_a_later_message_takes_the_end_back(bench: Bench) -> None:
+    bench.fetch([end_of_file(4)])
+    bench.fetch(messages(4))
+    assert ends(bench, 0) is None
+    assert ends(bench, 5) is None
+    bench.fetch([end_of_file(6)])
+    assert ends(bench, 5) == 6
+
+
+def test_an_end_before_the_position_is_an_old_one(bench: Bench) -> None:
+    bench.fetch(messages(4))
+    bench.fetch([end_of_file(3)])
+    assert ends(bench, 5) is None
+
+
+def test_a_seek_forgets_the_end(bench: Bench) -> None:
+    bench.fetch([end_of_file(4)])
+    bench.consumer.hold([FIRST])
+    assert ends(bench, 0) is None
+    bench.consumer.start({FIRST: (0, None)})
+    assert ends(bench, 0) is None
+
+
+def test_an_end_of_what_does_not_flow_is_none(bench: Bench) -> None:
+    bench.consumer.hold([FIRST])
+    bench.fetch([end_of_file(4)])
+    bench.consumer.start({FIRST: (0, None)})
+    assert ends(bench, 0) is None
+
+
+def test_what_was_given_back_is_in_hand(bench: Bench) -> None:
+    bench.fetch(messages(0), [*messages(1), end_of_file(3)])
+    bench.consumer.give_back(Slice(FIRST, 1, messages(1)))
+    assert ends(bench, 1) is None
+
+
+def test_an_idle_step_moves_the_position_with_h(bench: Bench) -> None:
+    bench.fetch([end_of_file(4)])
+    bench.consumer.moved(FIRST, 4)
+    assert ends(bench, 4) is None
+    assert brought(bench.fetch(messages(4))) == [(FIRST, 4, [4])]
+
+
+def test_an_idle_step_of_what_was_taken_away_moves_nothing(bench: Bench) -> None:
+    bench.fetch([end_of_file(4)], bench.client.revokes(0))
+    bench.consumer.moved(FIRST, 4)
+    assert ends(bench, 4) is None
+
+
+class Walk(RuleBasedStateMachine):
+    """A log is consumed while its partition is held, started and reassigned in any order.
+
+    The client goes on from where it is, as the real one does; H is what was passed on and kept.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bench = Bench().start()
+        self.client_at = 0
+        self.kept: list[int] = []
+
+    @property
+    def h(self) -> int:
+        return len(self.kept)
+
+    def bring(self, count: int) -> list[Raw]:
+        if FIRST in self.bench.client.paused:
+            return []
+        at, self.client_at = self.client_at, self.client_at + count
+        return messages(*range(at, self.client_at))
+
+    def fetched(self) -> list[Slice]:
+        found = self.bench.fetch(lambda: self.bring(1), lambda: self.bring(2))
+        assert found.doubtful == {}
+        assert all(each.first == self.h for each in found.slices)
+        return found.slices
+
+    @rule()
+    def keep(self) -> None:
+        for each in self.fetched():
+            self.kept += [message.at for message in each.messages]
+
+    @rule(room=st.integers(0, 3))
+    def keep_what_there_is_room_for(self, room: int) -> None:
+        for each in self.fetched():
+            self.kept += [message.at for message in each.messages[:room]]
+            if each.messages[room:]:
+                self.bench.consumer.give_back(Slice(FIRST, self.h, each.messages[room:]))
+
+    @rule()
+    def doubt(self) -> None:
+        self.fetched()  # and nothing of it is kept
+        self.bench.consumer.hold([FIRST])
+
+    @rule()
+    def reassign(self) -> None:
+        self.keep()  # what was given back comes before any callback
+        found = self.bench.fetch(lambda: self.bring(1), self.bench.client.assigns())
+        assert found.slices == []
+
+    @rule()
+    def recover(self) -> None:
+        self.bench.consumer.hold([FIRST])
+        self.bench.consumer.start({FIRST: (self.h, None)})
+        self.client_at = self.bench.client.sought[-1][2]
+
+    @invariant()
+    def nothing_is_skipped_or_passed_on_twice(self) -> None:
+        assert self.kept == list(range(len(self.kept)))
+
+
+TestWalk = Walk.TestCase
+TestWalk.settings = settings(max_examples=60, stateful_step_count=25)
