@@ -26,7 +26,7 @@ test: setup ## all tests, on the real parts (PYTEST_ARGS='-k devstack')
 lint: $(INSTALLED) ## ruff, mypy --strict, import-linter
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
-	.venv/bin/mypy --strict processor pipelines devstack
+	.venv/bin/mypy --strict processor pipelines devstack demo bench
 	.venv/bin/lint-imports
 
 format: $(INSTALLED) ## ruff format, and what ruff can mend

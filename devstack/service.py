@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import signal
 import sys
 import time
@@ -14,6 +15,7 @@ from devstack.errors import StackError
 from devstack.process import Child
 
 DRAIN_SECONDS = 40.0
+PROCESS = re.compile(r"""process["']?[=:]\s*(\d+)""")
 
 
 class Service:
@@ -41,12 +43,15 @@ class Service:
         )
 
     def workers(self) -> list[int]:
-        """The worker processes' pids."""
+        """The worker processes' pids, by the supervisor's log; a spare that waits is none."""
         path = Path(f"/proc/{self.child.pid}/task/{self.child.pid}/children")
         try:
-            return [int(pid) for pid in path.read_text().split()]
+            children = {int(pid) for pid in path.read_text().split()}
+            log = self.child.log.read_text(errors="replace")
         except OSError:
             return []
+        started = [PROCESS.search(line) for line in log.splitlines() if "worker-started" in line]
+        return [int(found[1]) for found in started if found and int(found[1]) in children]
 
     def kill_worker(self, pid: int | None = None) -> int | None:
         """SIGKILL for one worker, any of them unless given; its pid, None if there is none."""

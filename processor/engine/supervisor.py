@@ -2,6 +2,9 @@
 
 A worker proves that its loop turns by writing to a pipe. One whose loop stands still is killed;
 the slot's next process fences whatever the last one left open.
+
+A spare process stands by, everything imported, waiting for a slot's number on its standard input:
+starting Python would take longer than the whole recovery.
 """
 
 from __future__ import annotations
@@ -22,11 +25,24 @@ FIRST_DELAY_SECONDS = 0.25
 LONGEST_DELAY_SECONDS = 15.0
 BEAT_VARIABLE = "PROCESSOR_SUPERVISED"
 
+SPARE = "-"
+"""In place of a slot's number: it will be told."""
+SPARE_AFTER_SECONDS = 2.0
+"""A new spare is made when a worker that was just started no longer needs the processors."""
+
 FINAL = frozenset({Exit.USAGE, Exit.SCHEMA})
 """A restart would end the same way: the whole service stops with this code."""
 
 Tell = Callable[[str, dict[str, object]], None]
 """Takes an event and its fields."""
+
+
+@dataclass(slots=True)
+class _Process:
+    """A worker process and the reading end of its pipe."""
+
+    popen: subprocess.Popen[bytes]
+    pipe: int
 
 
 @dataclass(slots=True)
@@ -44,11 +60,14 @@ class _Slot:
 
 
 class Supervisor:
-    """Runs ``command(slot number)`` for each slot until told to stop."""
+    """Runs ``command(slot number)`` for each slot until told to stop.
+
+    ``command("-")`` is a process that waits for its slot's number.
+    """
 
     def __init__(
         self,
-        command: Callable[[int], Sequence[str]],
+        command: Callable[[str], Sequence[str]],
         workers: int,
         stall_timeout_seconds: float,
         drain_timeout_seconds: float,
@@ -60,6 +79,8 @@ class Supervisor:
         self._tell = tell
         self._slots = [_Slot(number) for number in range(workers)]
         self._selector = selectors.DefaultSelector()
+        self._spare: _Process | None = None
+        self._spare_at = 0.0
         self._signals = 0
         self._exits: list[int] = []
         self._final: Exit | None = None
@@ -70,12 +91,14 @@ class Supervisor:
         try:
             while not self._signals and self._final is None:
                 self._start_due()
+                self._stand_by()
                 self._listen(POLL_SECONDS)
                 self._kill_stalled()
                 if all(slot.start_at is None and slot.process is None for slot in self._slots):
                     self._final = Exit.SLOT_TAKEN
             return self._drain()
         finally:
+            self._drop_spare()
             for slot in self._slots:
                 self._kill(slot)
             for number, handler in previous.items():
@@ -91,19 +114,47 @@ class Supervisor:
                 self._start(slot)
 
     def _start(self, slot: _Slot) -> None:
+        process = self._take_spare(slot.number) or self._spawn(str(slot.number))
+        slot.process, slot.pipe = process.popen, process.pipe
+        slot.started = slot.beaten = monotonic()
+        self._spare_at = slot.started + SPARE_AFTER_SECONDS
+        self._selector.register(slot.pipe, selectors.EVENT_READ, slot)
+        self._tell("worker-started", {"slot": slot.number, "process": slot.process.pid})
+
+    def _spawn(self, argument: str) -> _Process:
         read_end, write_end = os.pipe()
         os.set_blocking(read_end, False)
-        slot.process = subprocess.Popen(  # noqa: S603
-            list(self._command(slot.number)),
-            stdin=subprocess.DEVNULL,
+        popen = subprocess.Popen(  # noqa: S603
+            list(self._command(argument)),
+            stdin=subprocess.PIPE,
             pass_fds=(write_end,),
             env={**os.environ, BEAT_VARIABLE: str(write_end)},
         )
         os.close(write_end)
-        slot.pipe = read_end
-        slot.started = slot.beaten = monotonic()
-        self._selector.register(read_end, selectors.EVENT_READ, slot)
-        self._tell("worker-started", {"slot": slot.number, "process": slot.process.pid})
+        return _Process(popen, read_end)
+
+    def _stand_by(self) -> None:
+        """Have a spare, unless a worker has only just been started."""
+        if self._spare is None and monotonic() >= self._spare_at:
+            self._spare = self._spawn(SPARE)
+
+    def _take_spare(self, number: int) -> _Process | None:
+        spare, self._spare = self._spare, None
+        if spare is None:
+            return None
+        try:
+            assert spare.popen.stdin is not None, "its input is a pipe"
+            spare.popen.stdin.write(f"{number}\n".encode())
+            spare.popen.stdin.flush()
+        except BrokenPipeError:
+            _end(spare)
+            return None
+        return spare
+
+    def _drop_spare(self) -> None:
+        spare, self._spare = self._spare, None
+        if spare is not None:
+            _end(spare)
 
     def _listen(self, seconds: float) -> None:
         """Wait for beats; a pipe's end means that its process is gone."""
@@ -155,6 +206,7 @@ class Supervisor:
         signals = self._signals
         self._signals = max(1, signals)
         self._exits.clear()
+        self._drop_spare()
         for slot in self._slots:
             if slot.process is not None:
                 slot.process.terminate()
@@ -177,7 +229,17 @@ class Supervisor:
     def _forget(self, slot: _Slot) -> None:
         self._selector.unregister(slot.pipe)
         os.close(slot.pipe)
+        if slot.process is not None and slot.process.stdin is not None:
+            slot.process.stdin.close()
         slot.process, slot.pipe = None, -1
+
+
+def _end(process: _Process) -> None:
+    process.popen.kill()
+    process.popen.wait()
+    os.close(process.pipe)
+    if process.popen.stdin is not None:
+        process.popen.stdin.close()
 
 
 def _worst(codes: Sequence[int]) -> Exit:

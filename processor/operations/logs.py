@@ -10,12 +10,14 @@ from typing import Any
 import structlog
 
 from processor.engine.batch import Partition
-from processor.engine.recovery import HaltAt, Resume
+from processor.engine.recovery import MoveStart, Republish, Supersede
 from processor.engine.register import Report
 from processor.engine.steps import Step
 from processor.settings import Settings
 
 MAX_NAMED = 6
+WORTH_A_LINE = (Republish, Supersede, MoveStart)
+"""Decisions of recovery that an operator wants to see; a halt has a line of its own."""
 
 
 def configure(settings: Settings) -> None:
@@ -67,8 +69,8 @@ class LogObserver:
         )
 
     def decided(self, partition: Partition, decision: object) -> None:
-        if not isinstance(decision, (Resume, HaltAt)):
-            self._log.info("recovery", partition=str(partition), decision=str(decision))
+        tell = self._log.info if isinstance(decision, WORTH_A_LINE) else self._log.debug
+        tell("recovery", partition=str(partition), decision=str(decision))
 
     def entered(self, report: Report) -> None:
         if report.state == "halted":

@@ -33,7 +33,7 @@ def run(reference: str, settings: Settings, workers: int) -> Exit:
     look(pipeline, settings, log.warning)
     log.info("starting", pipeline=reference, workers=workers, instance=settings.instance)
     supervisor = Supervisor(
-        lambda slot: [sys.executable, "-m", "processor.operations.work", reference, str(slot)],
+        lambda slot: [sys.executable, "-m", "processor.operations.work", reference, slot],
         workers,
         settings.stall_timeout_seconds,
         settings.drain_timeout_seconds,

@@ -1,5 +1,7 @@
 """One worker process: ``python -m processor.operations.work REFERENCE SLOT``.
 
+With ``-`` for the slot it gets ready and waits until its number comes on standard input.
+
 Started by the supervisor. It beats through the pipe that it was given, and stops when asked to or
 when the supervisor is gone.
 """
@@ -13,7 +15,7 @@ import traceback
 from time import monotonic
 
 from processor.engine.assembly import run_worker
-from processor.engine.supervisor import BEAT_VARIABLE
+from processor.engine.supervisor import BEAT_VARIABLE, SPARE
 from processor.errors import Exit, ProcessorError
 from processor.operations import logs
 from processor.operations.loading import load_pipeline
@@ -52,13 +54,17 @@ class Life:
 def main(arguments: list[str]) -> int:
     """The worker's exit code."""
     life = Life()
-    reference, slot = arguments[0], int(arguments[1])
+    reference, slot = arguments
     try:
         settings = load()
         logs.configure(settings)
         pipeline = load_pipeline(reference)
-        observer = logs.LogObserver(slot)
-        return run_worker(pipeline, settings, slot, observer, life.stopping, life.beat)
+        if slot == SPARE:
+            slot = sys.stdin.readline().strip()
+        if not slot or life.stopping():
+            return Exit.OK
+        observer = logs.LogObserver(int(slot))
+        return run_worker(pipeline, settings, int(slot), observer, life.stopping, life.beat)
     except ProcessorError as error:
         print(f"error: worker {slot}: {error}", file=sys.stderr)
         return error.exit_code

@@ -355,6 +355,7 @@ class TestStarting:
             for future in admin.create_partitions(request).values():
                 future.result(WAIT_SECONDS)
             scene.kafka.wait_ready()
+            scene.producer.list_topics(scene.acts, WAIT_SECONDS)
             scene.produce(1, *numbered(11, 12))
             scene.wait_h(1, 2)
             scene.produce(0, *numbered(4))
@@ -406,7 +407,8 @@ class TestStopping:
         for partition in range(3):
             row, k = scene.row(partition), scene.k(partition)
             assert row is not None
-            assert row["next_offset"] == k.offset  # type: ignore[union-attr]
+            assert k is not None
+            assert row["next_offset"] == k.offset
             assert row["published_offset"] == row["next_offset"]
             assert scene.observed.outbox(row["id"]) == []
             assert scene.state(partition)["state"] == "unowned"

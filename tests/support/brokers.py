@@ -131,7 +131,8 @@ class KafkaWorld:
     ) -> tuple[Publisher, RecordingClients]:
         clients = RecordingClients(servers or self.servers, self.group, self.name)
         name = transactional_id or self.name
-        return Publisher(clients, name, TRANSACTION_SECONDS, free_steps()), clients
+        names = [f"{name}:0", f"{name}:1"]
+        return Publisher(clients, names, TRANSACTION_SECONDS, free_steps()), clients
 
     def ready(self, servers: str | None = None, transactional_id: str | None = None) -> Publisher:
         publisher, _ = self.publisher(servers, transactional_id)

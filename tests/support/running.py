@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 import psycopg
-from confluent_kafka import Message, Producer
+from confluent_kafka import Consumer, KafkaException, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from devstack import Kafka, Postgres, Service
@@ -55,6 +55,16 @@ class Scene:
         self.create({self.acts: partitions, self.raw: 1, self.batches: 1})
         self.create({self.output: 2}, output_config)
         self.cluster = Cluster(admin, self.group, free_steps())
+        # Never joins. It, and not an admin client, is asked for K: that one hears nothing more of
+        # a group after its coordinator was away.
+        self._reader = Consumer(
+            {
+                "bootstrap.servers": kafka.bootstrap_servers,
+                "group.id": self.group,
+                "isolation.level": "read_committed",
+                "log_level": 0,
+            }
+        )
         self.producer = Producer(
             {"bootstrap.servers": kafka.bootstrap_servers, "linger.ms": 0, "acks": "all"}
         )
@@ -137,9 +147,16 @@ class Scene:
         row = self.row(partition, topic)
         return -1 if row is None else int(row["next_offset"])
 
-    def k(self, partition: int, topic: str | None = None) -> Committed | str:
-        where = Partition(topic or self.acts, partition)
-        return self.cluster.committed([where])[where]
+    def k(self, partition: int, topic: str | None = None) -> Committed | None:
+        """K and M, read stable; None while they cannot be read."""
+        where = TopicPartition(topic or self.acts, partition)
+        try:
+            [found] = self._reader.committed([where], 2.0)
+        except KafkaException:
+            return None
+        if found.error is not None:
+            return None
+        return Committed(None if found.offset < 0 else found.offset, found.metadata)
 
     def log(self, partition: int, topic: str | None = None) -> LogRange:
         where = Partition(topic or self.acts, partition)
@@ -175,7 +192,7 @@ class Scene:
     def at_rest(self, partition: int, topic: str | None = None) -> bool:
         """P = K = H = end, and nothing left in the outbox."""
         row, k = self.row(partition, topic), self.k(partition, topic)
-        if row is None or not isinstance(k, Committed):
+        if row is None or k is None:
             return False
         end = self.log(partition, topic).high_watermark
         level = row["published_offset"] == k.offset == row["next_offset"] == end
@@ -236,6 +253,7 @@ class Scene:
         )
 
     def close(self) -> None:
+        self._reader.close()
         if self._observed is not None:
             self._observed.close()
 

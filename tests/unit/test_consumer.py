@@ -247,7 +247,17 @@ def test_a_replaced_member_is_told_at_once(bench: Bench) -> None:
         bench.fetch([event(KafkaError.FENCED_INSTANCE_ID, of=(None, None))])
     with pytest.raises(MemberFenced):
         bench.clients.on_error(KafkaError(KafkaError._FENCED))
+
+
+def test_a_client_that_is_dead_is_told_at_once(bench: Bench) -> None:
+    """This is how a fenced static member looks: code _FATAL, not marked fatal, of no topic."""
+    with pytest.raises(MemberFenced):
+        bench.fetch([event(KafkaError._FATAL, of=(None, 0))])
+
+
+def test_an_error_that_passes_is_kept_for_the_status(bench: Bench) -> None:
     bench.clients.on_error(KafkaError(KafkaError._ALL_BROKERS_DOWN))
+    assert "_ALL_BROKERS_DOWN" in (bench.consumer.last_error or "")
 
 
 # Holding, giving back, room
