@@ -70,7 +70,7 @@ def main(topic: str, group: str) -> None:
 
 
 def called(handler: Handler, event: Any, raw: Any, tx: Transaction) -> Any:
-    decoded = Decoded(raw, handler, event)
+    decoded = Decoded(raw, handler, event, raw.headers() or ())
     message = to_message(Partition(raw.topic(), raw.partition()), decoded)
     for output in handler.call(event, message, tx) or ():
         yield output, timestamp_of(raw)

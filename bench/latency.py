@@ -201,9 +201,8 @@ def told(results: dict[str, list[Round]], rate: int) -> int:
             print(f"  {name:14} p{share * 100:g}: {statistics.median(values):6.1f} ({spread})")
     pairs = zip(results["processor"], results["at least once"], strict=True)
     ratios = [ours.quantile(0.5) / theirs.quantile(0.5) for ours, theirs in pairs]
-    print(
-        f"  ratio of the medians: {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
-    )
+    spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
+    print(f"  ratio of the medians: {statistics.median(ratios):.2f} ({spread})")
     return 0
 
 

@@ -38,11 +38,13 @@ class Transaction:
     with them two workers can deadlock: the batch is then run again.
     """
 
-    __slots__ = ("_session", "_writes")
+    __slots__ = ("_session", "_writes", "failure")
 
     def __init__(self, session: Session) -> None:
         self._session = session
         self._writes = WriteBuffer()
+        self.failure: Exception | None = None
+        """The first flush that failed: a handler that swallows it cannot pass for fine."""
 
     def insert(self, table: Table, row: Mapping[str, Any]) -> None:
         """Insert a row (by COPY, with the others of this batch).
@@ -102,8 +104,13 @@ class Transaction:
 
     def flush(self) -> None:
         """Send what is buffered. The engine does it before the commit; seldom needed."""
-        if self._writes:
+        if not self._writes:
+            return
+        try:
             send(self._session, self._writes.drain())
+        except Exception as error:
+            self.failure = self.failure or error
+            raise
 
 
 def send(session: Session, writes: Iterable[CopyWrite | UpsertWrite]) -> None:

@@ -141,6 +141,8 @@ def producer_properties(
         "linger.ms": 1,
         "compression.type": "lz4",
         "message.max.bytes": 100_000_000,
+        # A topic that does not exist is told of before the commit's time-out.
+        "topic.metadata.propagation.max.ms": 4_000,
         "queue.buffering.max.messages": 1_000_000,
         **kafka.producer,
         "batch.size": min(batch_bytes, int(kafka.producer.get("batch.size", LARGEST_BATCH_BYTES))),

@@ -117,10 +117,15 @@ class Consumer:
         """Let partitions flow from (offset, leader epoch).
 
         :raises Doubt: when the client does not take it; nothing flows that was not sought.
+        :raises MemberFenced: when it never will.
         """
         try:
             self._start(positions)
         except KafkaException as error:
+            if error.args[0].code() == KafkaError._STATE:
+                # After an offset that the log does not have the client gives the partition up for
+                # good; only another assignment revives it, and a fresh process has one at once.
+                raise MemberFenced(f"the client has given up a partition: {told(error)}") from None
             raise Doubt(f"seek: {told(error)}") from None
 
     def _start(self, positions: dict[Partition, tuple[int, int | None]]) -> None:
@@ -237,9 +242,13 @@ class Consumer:
             fetched.truncated.add(partition)
             fetched.doubtful[partition] = error.str()
         elif code == KafkaError._AUTO_OFFSET_RESET:
+            if "truncat" in error.str().lower():
+                fetched.truncated.add(partition)
             fetched.doubtful[partition] = error.str()
         else:
             self._error(error)
+            if partition in self._flows:
+                fetched.doubtful[partition] = f"{error.name()}: {error.str()}"
 
     def _reached_end(self, partition: Partition, end: int) -> None:
         flow = self._flows.get(partition)
@@ -303,4 +312,5 @@ def joined(left: list[Slice], fetched: Fetched) -> Fetched:
     return fetched
 
 
-_FENCED = (KafkaError.FENCED_INSTANCE_ID, KafkaError._FENCED)
+_FENCED = (KafkaError.FENCED_INSTANCE_ID, KafkaError._FENCED, KafkaError._FATAL)
+"""_FATAL is how a fenced static member looks in an event: not marked fatal, and of no topic."""

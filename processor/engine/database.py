@@ -75,14 +75,14 @@ class Database:
         connection = self.connection()
         statement = int(self._settings.statement_timeout_seconds * 1000)
         idle = int(self._settings.idle_in_transaction_timeout_seconds * 1000)
-        connection.execute(
+        self._run_or_close(
+            connection,
             text(
                 f"BEGIN ISOLATION LEVEL {isolation or self._isolation} READ WRITE;"
                 f"SET LOCAL synchronous_commit = '{self._durability}';"
                 f"SET LOCAL statement_timeout = {statement};"
                 f"SET LOCAL idle_in_transaction_session_timeout = {idle}"
             ),
-            prepare=False,
         )
         return connection
 
@@ -97,7 +97,7 @@ class Database:
         connection = self._open()
         self._warnings.clear()
         with self._steps.step(Step.COMMIT), doubtful("commit"):
-            cursor = connection.execute("SET LOCAL statement_timeout = 0; COMMIT", prepare=False)
+            cursor = self._run_or_close(connection, "SET LOCAL statement_timeout = 0; COMMIT")
             while cursor.nextset():
                 pass
         if cursor.statusmessage != "COMMIT":
@@ -131,6 +131,16 @@ class Database:
             self.rollback()
             raise
         self.commit()
+
+    def _run_or_close(
+        self, connection: Connection, statement: LiteralString
+    ) -> psycopg.Cursor[tuple[Any, ...]]:
+        """A half-done BEGIN or COMMIT would leave a session that nobody ends."""
+        try:
+            return connection.execute(statement, prepare=False)
+        except BaseException:
+            self.close()
+            raise
 
     def _open(self) -> Connection:
         if self._connection is None:

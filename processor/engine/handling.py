@@ -18,7 +18,7 @@ from processor.engine.sealing import Sealer, size_of
 from processor.engine.steps import Step, Steps
 from processor.engine.store import Store
 from processor.errors import DecodeError, PipelineError, UnknownType
-from processor.message import Message, Output
+from processor.message import Headers, Message, Output
 from processor.routing import Route
 from processor.transaction import Transaction
 
@@ -32,6 +32,8 @@ class Decoded:
     raw: Any
     handler: Handler
     event: Any
+    headers: Headers = ()
+    """Read only where the handler takes the message."""
 
 
 class Handling:
@@ -56,6 +58,7 @@ class Handling:
         self.max_seconds = max_seconds
         self.limit_seconds = limit_seconds
         self.clock = clock
+        self._unreadable: set[tuple[Partition, int]] = set()
 
     def run(self, slices: Sequence[Slice]) -> list[Handled]:
         """The fast path: every message once, one flush at the end.
@@ -78,8 +81,9 @@ class Handling:
                     self._run_messages(each, done, tx, limits)
         with self._steps.step(Step.FLUSH):
             tx.flush()
-        if self.store.session.failure is not None:
-            raise self.store.session.failure  # a handler swallowed it
+        failure = tx.failure or self.store.session.failure
+        if failure is not None:
+            raise failure  # a handler swallowed it
         return done
 
     def limits(self) -> Limits:
@@ -128,18 +132,40 @@ class Handling:
         route = self.routes[handled.partition.topic]
         try:
             handler, event = route.decode(raw.value())
-        except UnknownType as error:
-            if route.unknown == "skip":
+            headers = self.headers(handled.partition, raw) if handler.needs_message else ()
+        except DecodeError as error:
+            unknown = route.unknown if isinstance(error, UnknownType) else "dead-letter"
+            if unknown == "skip":
                 handled.skipped += 1
-            elif route.unknown == "halt":
+            elif unknown == "halt":
                 handled.stop = Stop(HALT_UNKNOWN_TYPE, str(error), None)
             else:
-                reject(handled, raw, None, error, attempts=1)
+                readable = self.headers_if_any(handled.partition, raw)
+                reject(handled, raw, None, error, 1, readable)
             return None
-        except DecodeError as error:
-            reject(handled, raw, None, error, attempts=1)
-            return None
-        return Decoded(raw, handler, event)
+        return Decoded(raw, handler, event, headers)
+
+    def headers(self, partition: Partition, raw: Any) -> Headers:
+        """The message's headers.
+
+        A name that is not UTF-8 makes the client fail with a SystemError, and a second attempt at
+        the same message can end the process; so each is asked for its headers once.
+
+        :raises DecodeError: for headers that the client cannot read.
+        """
+        place = (partition, raw.offset())
+        if place not in self._unreadable:
+            try:
+                return raw.headers() or ()
+            except (SystemError, UnicodeDecodeError):
+                self._unreadable.add(place)
+        raise DecodeError("a header's name is not UTF-8")
+
+    def headers_if_any(self, partition: Partition, raw: Any) -> Headers:
+        try:
+            return self.headers(partition, raw)
+        except DecodeError:
+            return ()
 
     def call(self, decoded: Decoded, handled: Handled, tx: Transaction) -> None:
         """Run one message's handler and seal its outputs."""
@@ -203,7 +229,7 @@ def to_message(partition: Partition, decoded: Decoded) -> Message[Any]:
         raw.offset(),
         raw.key(),
         decoded.event,
-        raw.headers() or (),
+        decoded.headers,
         timestamp_of(raw),
     )
 
@@ -213,8 +239,21 @@ def timestamp_of(raw: Any) -> int | None:
     return value if kind else None
 
 
+def text_of(error: BaseException) -> str:
+    """An exception's text; its class where making a text of it fails as well."""
+    try:
+        return str(error)
+    except Exception:
+        return f"{type(error).__name__} without a text"
+
+
 def reject(
-    handled: Handled, raw: Any, handler: Handler | None, error: BaseException, attempts: int
+    handled: Handled,
+    raw: Any,
+    handler: Handler | None,
+    error: BaseException,
+    attempts: int,
+    headers: Headers,
 ) -> None:
     """Set one message aside; the partition goes on."""
     cause = error.__cause__ if error.__cause__ is not None else error
@@ -227,11 +266,11 @@ def reject(
             offset=raw.offset(),
             key=raw.key(),
             value=raw.value(),
-            headers=raw.headers() or (),
+            headers=headers,
             timestamp=timestamp_of(raw),
             handler=None if handler is None else handler.name,
             error=type(cause).__name__,
-            reason=str(error)[:2_000],
+            reason=text_of(error)[:2_000],
             trace=trace,
             attempts=attempts,
         )

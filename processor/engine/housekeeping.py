@@ -15,7 +15,7 @@ from processor.engine.partitions import Owned, Partitions, State
 from processor.engine.publisher import Publisher
 from processor.engine.recovery import Row, make_metadata, read_metadata
 from processor.engine.register import Register
-from processor.engine.store import Advance, Store
+from processor.engine.store import NO_EPOCH, Advance, Store
 
 PUBLISH_SECONDS = 1.0
 SEEN_SECONDS = 5.0
@@ -145,7 +145,7 @@ class Housekeeping:
             each
             for each in running
             if each.published_offset < each.sent_offset
-            or each.token_in_k != row_of(each).token
+            or each.token_sent not in (None, each.token_in_k)
             or each.partition in self._verified
         ]
         if not behind:
@@ -223,6 +223,7 @@ def offset_of(each: Owned) -> tuple[Partition, int, str]:
 def sent(each: Owned) -> None:
     """K = H was sent and nothing cast a doubt on it."""
     each.sent_offset = each.next_offset
+    each.token_sent = row_of(each).token
     each.empty_from = None
 
 
@@ -238,6 +239,7 @@ def empty_advance(each: Owned, end: int) -> Advance:
         next=end,
         entry=seal(row.id, source, []),
         extends=each.empty_from,
+        leader_epoch=NO_EPOCH,
     )
 
 

@@ -78,7 +78,8 @@ class Isolation:
             if handled.stop is not None:
                 return
             if isinstance(error, Reject) or attempts >= handler.max_attempts:
-                reject(handled, raw, handler, error, attempts)
+                headers = decoded.headers or self._handling.headers_if_any(handled.partition, raw)
+                reject(handled, raw, handler, error, attempts, headers)
                 break
         self._attempts.pop(place, None)
         self._refusals.pop(place, None)
@@ -88,20 +89,23 @@ class Isolation:
         store = self._handling.store
         before = len(handled.records), handled.output_bytes, handled.handled
         store.savepoint()
+        tx = Transaction(store.session)
         try:
             with self._steps.step(Step.HANDLE, self._handling.limit_seconds):
-                tx = Transaction(store.session)
                 if decoded.handler.batch:
                     self._handling.call_batch([decoded], handled, tx)
                 else:
                     self._handling.call(decoded, handled, tx)
             with self._steps.step(Step.FLUSH):
                 tx.flush()
-            if store.session.failure is not None:
-                raise store.session.failure
-        except (Doubt, Restart):
-            raise
-        except Exception as error:
+            failure = tx.failure or store.session.failure
+            if failure is not None:
+                raise failure
+        except Exception as raised:
+            # What the database said counts, whatever the handler has made of it.
+            error = tx.failure or store.session.failure or raised
+            if isinstance(error, (Doubt, Restart)):
+                raise error from raised
             store.rollback_to_savepoint()
             records, handled.output_bytes, handled.handled = before
             del handled.records[records:]

@@ -144,7 +144,7 @@ class LockedRows:
         intent = Intent(to, replaces.offset, replaces.metadata, "log start moved")
         self._connection.execute(
             "UPDATE processor.progress SET next_offset = %s, published_offset = %s, intent = %s,"
-            " updated_at = now() WHERE id = %s",
+            " leader_epoch = NULL, updated_at = now() WHERE id = %s",
             (to, to, intent_json(intent), row.id),
         )
         self._connection.execute("DELETE FROM processor.outbox WHERE progress_id = %s", (row.id,))

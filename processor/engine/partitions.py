@@ -59,6 +59,8 @@ class Owned:
     """The last K that was sent and not doubted."""
     published_offset: int = 0
     """P."""
+    token_sent: str | None = None
+    """The token that was sent with K last; None while that was another worker."""
     token_in_k: str | None = None
     """The token that was read back with K last."""
     empty_from: int | None = None

@@ -65,7 +65,7 @@ class _Line:
         self._logger.addHandler(self._lines)
         self.failures: list[tuple[str, KafkaError]] = []
         self.last_error: str | None = None
-        self._producer = clients.producer(
+        self._producer: Any = clients.producer(
             transactional_id, timeout_seconds, self._logger, self._delivered, self._failed
         )
 
@@ -79,6 +79,10 @@ class _Line:
         # Its own retries chatter; what counts begins now.
         self._producer.poll(0)
         self._lines.suspicious.clear()
+
+    def drop(self) -> None:
+        """Let the client go: its callbacks and this would keep each other alive, threads too."""
+        self._producer = None
 
     def begin(self) -> None:
         with self._call(Step.SEND, "begin_transaction"):
@@ -229,12 +233,19 @@ class Publisher:
             _Line(self._clients, name, self._timeout_seconds, self._steps)
             for name in self._transactional_ids
         ]
-        with self._steps.step(Step.INITIALISE, CALL_TIMEOUT_SECONDS * 2):
-            initialise_all(lines)
+        try:
+            with self._steps.step(Step.INITIALISE, CALL_TIMEOUT_SECONDS * 2):
+                initialise_all(lines)
+        except PublishDoubt:
+            for line in lines:
+                line.drop()
+            raise
         self._lines = lines
 
     def retire(self) -> None:
         """Drop the producers; what they left open is ended when the next ones are initialised."""
+        for line in self._lines:
+            line.drop()
         self._lines = []
         self._open = False
 

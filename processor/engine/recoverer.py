@@ -312,7 +312,7 @@ class Recoverer:
                         [(each.partition, chunk[-1].next, metadata)], self._consumer.snapshot
                     )
             except PublishDoubt as doubt:
-                if not doubt.refused:
+                if not doubt.refused and not self._missing_topics(entries):
                     self._publisher.lengthen()
                     raise
                 self._refused(each, doubt)
@@ -327,6 +327,12 @@ class Recoverer:
                     next=entries[-1].next,
                     outputs=sum(len(entry.records) for entry in entries),
                 )
+
+    def _missing_topics(self, entries: Sequence[OutboxEntry]) -> list[str]:
+        """Output topics that do not exist: producing to one only times out."""
+        names = {record.topic for entry in entries for record in entry.records}
+        facts = self._cluster.topics(names)
+        return [name for name, fact in facts.items() if "UNKNOWN_TOPIC" in str(fact)]
 
     def _refused(self, each: Owned, doubt: PublishDoubt) -> None:
         """Set the partition aside; its outputs are kept and tried again."""

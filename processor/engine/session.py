@@ -6,7 +6,8 @@ import datetime
 import decimal
 import re
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
@@ -28,7 +29,9 @@ _ESCAPES = str.maketrans({"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"})
 
 UPSERT_CHUNK_ROWS = 5_000
 _ENDS_TRANSACTION = re.compile(
-    r"\s*(begin|start|commit|end|rollback|abort|savepoint|release|prepare\s+transaction)\b", re.I
+    r"(\s|--[^\n]*\n|/\*.*?\*/)*"
+    r"(begin|start|commit|end|rollback|abort|savepoint|release|prepare\s+transaction)\b",
+    re.I | re.S,
 )
 
 
@@ -44,17 +47,15 @@ class PostgresSession:
         self.failure: Exception | None = None
 
     def copy(self, write: CopyWrite) -> None:
-        connection = self._connection()
-        with self._watched(connection):
+        with self._watched() as connection:
             data = copy_text(connection, write)
             with connection.cursor().copy(_copy_statement(write.table, write.columns)) as copy:
                 copy.write(data)
 
     def upsert(self, write: UpsertWrite) -> None:
-        connection = self._connection()
-        processors = _bind_processors(write.table, write.columns)
-        statement = _upsert_statement(write.table, write.key, write.operations)
-        with self._watched(connection):
+        with self._watched() as connection:
+            processors = _bind_processors(write.table, write.columns)
+            statement = _upsert_statement(write.table, write.key, write.operations)
             for start in range(0, len(write.rows), UPSERT_CHUNK_ROWS):
                 rows = _processed(write.rows[start : start + UPSERT_CHUNK_ROWS], processors)
                 if statement.by_arrays:
@@ -64,18 +65,15 @@ class PostgresSession:
                     connection.cursor().executemany(statement.query, rows)
 
     def execute(self, statement: Statement, parameters: Parameters) -> int:
-        connection = self._connection()
-        with self._watched(connection):
+        with self._watched() as connection:
             return self._run(connection, statement, parameters).rowcount
 
     def fetch_one(self, statement: Statement, parameters: Parameters) -> Row | None:
-        connection = self._connection()
-        with self._watched(connection):
+        with self._watched() as connection:
             return self._run(connection, statement, parameters).fetchone()
 
     def fetch_all(self, statement: Statement, parameters: Parameters) -> list[Row]:
-        connection = self._connection()
-        with self._watched(connection):
+        with self._watched() as connection:
             return self._run(connection, statement, parameters).fetchall()
 
     def _run(
@@ -86,31 +84,22 @@ class PostgresSession:
         else:
             query, values = _compiled(statement, parameters)
         if _ENDS_TRANSACTION.match(query):
-            raise PipelineError(f"a handler may not run {query.split()[0]}: the engine commits")
-        cursor = connection.execute(text(query), values)
+            raise PipelineError("a handler may not begin or end a transaction: the engine commits")
+        # Prepared, because only the simple protocol would take several statements in one text.
+        cursor = connection.execute(text(query), values, prepare=True)
         if connection.info.transaction_status is not TransactionStatus.INTRANS:
             raise PipelineError("a handler's statement ended the transaction: the engine commits")
         return cursor
 
-    def _watched(self, connection: Connection) -> _Watched:
-        return _Watched(self, connection)
-
-
-class _Watched:
-    """Sorts an error by who is to blame and remembers it."""
-
-    def __init__(self, session: PostgresSession, connection: Connection) -> None:
-        self._session = session
-        self._sorting = of_handler(connection)
-
-    def __enter__(self) -> None:
-        self._sorting.__enter__()
-
-    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+    @contextmanager
+    def _watched(self) -> Iterator[Connection]:
+        """The open connection; an error is sorted by who is to blame, and remembered."""
         try:
-            self._sorting.__exit__(kind, error, trace)
-        except Exception as sorted_error:
-            self._session.failure = self._session.failure or sorted_error
+            connection = self._connection()
+            with of_handler(connection):
+                yield connection
+        except Exception as error:
+            self.failure = self.failure or error
             raise
 
 

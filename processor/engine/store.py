@@ -14,6 +14,7 @@ from processor.engine.session import PostgresSession
 from processor.engine.steps import Step, Steps
 
 SAVEPOINT = "message"
+NO_EPOCH = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +22,8 @@ class Advance:
     """One partition's step from ``first`` to ``next``, valid for one lineage and token only.
 
     ``extends`` is the first offset of an outbox row without outputs, not yet sent as K, that is
-    lengthened instead of adding another one.
+    lengthened instead of adding another one. ``leader_epoch`` is the last message's; None leaves
+    what is there, ``NO_EPOCH`` forgets it, because ``next`` may lie in a later epoch.
     """
 
     progress_id: int
@@ -159,7 +161,7 @@ WITH batch AS (
 ), moved AS (
     UPDATE processor.progress p SET
         next_offset = b.next,
-        leader_epoch = COALESCE(b.epoch, p.leader_epoch),
+        leader_epoch = NULLIF(COALESCE(b.epoch, p.leader_epoch), -1),
         handled = p.handled + b.handled,
         outputs = p.outputs + b.outputs,
         dead_lettered = p.dead_lettered + b.dead_lettered,

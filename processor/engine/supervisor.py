@@ -164,6 +164,10 @@ class Supervisor:
                 slot.beaten = monotonic()
             else:
                 self._ended(slot)
+        for slot in self._slots:
+            # Something that the worker has started may hold its end of the pipe.
+            if slot.process is not None and slot.process.poll() is not None:
+                self._ended(slot)
 
     def _ended(self, slot: _Slot) -> None:
         process = slot.process

@@ -160,7 +160,8 @@ class Worker:
             self._rooms.publisher.abandon()
             self._doubt(doubt, [each.partition for each in slices])
             return
-        for each in handled:
+        # Whoever has not had a turn comes first in the next one.
+        for each in sorted(handled, key=lambda each: each.next > each.first):
             self._go_on(each)
         self._rooms.observer.committed(
             partitions=len(handled),
@@ -268,7 +269,7 @@ class Worker:
         for owned in due:
             self._partitions.move(owned, State.RUNNING)
         if due:
-            self.consumer.start({o.partition: (o.next_offset, row_of(o).leader_epoch) for o in due})
+            self.consumer.start({o.partition: (o.next_offset, None) for o in due})
 
     def _recover(self) -> None:
         """One pass over the partitions whose recovery is due."""

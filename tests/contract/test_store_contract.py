@@ -24,6 +24,7 @@ from processor.engine.failures import (
 from processor.engine.outbox import decode_entry
 from processor.engine.recovery import Row
 from processor.engine.store import Store
+from processor.errors import PipelineError
 from processor.writes import CopyWrite, UpsertWrite
 from tests.support.databases import TOPIC, TOPIC_ID, PostgresWorld, letter, step
 
@@ -488,13 +489,24 @@ class TestLostConnections:
         store.session.execute("SELECT 1", None)
         store.rollback()
 
-    def test_a_handler_that_ends_the_transaction_itself_commits_nothing_of_the_batch(
-        self, numbers: PostgresWorld, row: Row
+    @pytest.mark.parametrize(
+        "statement",
+        ["COMMIT", " rollback", "END", "SELECT 1; COMMIT", "/* now */ COMMIT", "-- now\nCOMMIT"],
+    )
+    def test_a_handler_that_ends_the_transaction_itself_is_refused(
+        self, numbers: PostgresWorld, row: Row, statement: str
     ) -> None:
-        """Its COMMIT cannot be undone, but H and the outbox must not follow one by one."""
+        """Whatever its COMMIT has done, H and the outbox must not follow one by one."""
         store = numbers.store()
-        store.session.execute("COMMIT", None)
-        with pytest.raises(Doubt):
+        insert(store, 1)
+
+        def batch() -> None:
+            store.session.execute(statement, None)
             store.commit([step(row, 0, 5, [b"x"])], {row.id: NAMES})
+
+        with pytest.raises((PipelineError, Doubt)):
+            batch()
+        store.rollback()
         assert numbers.observed.h(row.id) == 0
         assert numbers.observed.outbox(row.id) == []
+        store.commit([step(row, 0, 5)], {row.id: NAMES})

@@ -158,9 +158,10 @@ class Scene:
             return None
         return Committed(None if found.offset < 0 else found.offset, found.metadata)
 
-    def log(self, partition: int, topic: str | None = None) -> LogRange:
+    def log(self, partition: int, topic: str | None = None) -> LogRange | None:
+        """None while it cannot be read."""
         where = Partition(topic or self.acts, partition)
-        return self.cluster.log_ranges([where])[where]
+        return self.cluster.log_ranges([where]).get(where)
 
     def state(self, partition: int, topic: str | None = None) -> dict[str, Any]:
         found = self.observed.rows(
@@ -191,11 +192,10 @@ class Scene:
 
     def at_rest(self, partition: int, topic: str | None = None) -> bool:
         """P = K = H = end, and nothing left in the outbox."""
-        row, k = self.row(partition, topic), self.k(partition, topic)
-        if row is None or k is None:
+        log, row, k = (read(partition, topic) for read in (self.log, self.row, self.k))
+        if log is None or row is None or k is None:
             return False
-        end = self.log(partition, topic).high_watermark
-        level = row["published_offset"] == k.offset == row["next_offset"] == end
+        level = row["published_offset"] == k.offset == row["next_offset"] == log.high_watermark
         return level and self.observed.outbox(row["id"]) == []
 
     def wait_rest(self, partition: int, topic: str | None = None) -> None:

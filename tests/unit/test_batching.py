@@ -516,7 +516,7 @@ def test_message_by_message_a_batch_is_cut_for_its_outputs_as_well() -> None:
 
 @pytest.mark.parametrize("result", [Output("out", value=b"one"), 5, "text"], ids=repr)
 def test_a_handler_that_returns_no_sequence_of_outputs_dead_letters_nothing(result: Any) -> None:
-    """A bad deployment must not dead-letter a topic; one output alone may be taken for what it is."""
+    """A bad deployment must not dead-letter a topic; one output alone is taken as it is."""
     pipeline = Pipeline("returning", outputs=["out"])
 
     @pipeline.handler("input")

@@ -117,7 +117,7 @@ def test_starting_seeks_before_it_lets_flow(bench: Bench) -> None:
 def test_nothing_flows_that_the_client_would_not_seek() -> None:
     bench = Bench()
     bench.fetch(bench.client.assigns(0))
-    bench.client.refused = KafkaException(KafkaError(KafkaError._STATE))
+    bench.client.refused = KafkaException(KafkaError(KafkaError._TIMED_OUT))
     with pytest.raises(Doubt, match="seek"):
         bench.consumer.start({FIRST: (3, None)})
     assert bench.client.paused == {FIRST}
@@ -236,9 +236,18 @@ def test_a_log_that_does_not_fit_the_leader_epoch_is_told_apart(bench: Bench) ->
     assert set(fetched.doubtful) == {FIRST}
 
 
-def test_other_errors_of_a_partition_are_kept_for_the_status(bench: Bench) -> None:
+def test_a_partition_that_the_client_has_given_up_needs_a_fresh_process() -> None:
+    bench = Bench()
+    bench.fetch(bench.client.assigns(0))
+    bench.client.refused = KafkaException(KafkaError(KafkaError._STATE))
+    with pytest.raises(MemberFenced, match="given up"):
+        bench.consumer.start({FIRST: (3, None)})
+
+
+def test_other_errors_of_a_partition_are_a_doubt(bench: Bench) -> None:
+    """Else it would stand still and be called running."""
     fetched = bench.fetch([event(KafkaError.TOPIC_AUTHORIZATION_FAILED, of=FIRST)])
-    assert fetched.doubtful == {}
+    assert set(fetched.doubtful) == {FIRST}
     assert "TOPIC_AUTHORIZATION_FAILED" in (bench.consumer.last_error or "")
 
 
