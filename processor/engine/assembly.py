@@ -30,7 +30,7 @@ from processor.engine.partitions import Partitions
 from processor.engine.publisher import Publisher
 from processor.engine.recoverer import Recoverer
 from processor.engine.register import Register
-from processor.engine.sealing import Sealer
+from processor.engine.sealing import Rules, Sealer
 from processor.engine.steps import Steps
 from processor.engine.store import Store
 from processor.engine.watchdog import Watchdog
@@ -40,6 +40,9 @@ from processor.pipeline import Pipeline
 from processor.revisions import require_revision
 from processor.settings import Settings
 
+BEFORE = "message.timestamp.before.max.ms"
+AFTER = "message.timestamp.after.max.ms"
+NO_LIMIT = 2**63 - 1
 DEFAULT_MAX_MESSAGE_BYTES = 1_048_588
 """Kafka's own default for ``max.message.bytes``, assumed where it may not be read."""
 
@@ -102,11 +105,11 @@ def _build(
     cluster = Cluster(admin, slot.group_id, steps)
     cluster_id = _patiently(settings.start_timeout_seconds, lambda: _reach_kafka(cluster, settings))
     _patiently(settings.start_timeout_seconds, lambda: _reach_postgres(database, settings))
-    limits = max_message_bytes(admin, pipeline, observer)
+    limits, rules = output_rules(admin, pipeline, observer)
     clients.batch_bytes = min(limits.values(), default=clients.batch_bytes)
     return assemble(
         pipeline, settings, slot, observer, stopping, steps, database, clients, cluster,
-        cluster_id, limits,
+        cluster_id, limits, rules,
     )  # fmt: skip
 
 
@@ -122,6 +125,7 @@ def assemble(
     cluster: Cluster,
     cluster_id: str,
     max_bytes: Mapping[str, int],
+    rules: Mapping[str, Rules],
 ) -> Worker:
     """The worker over given clients and connection."""
     clock = MonotonicClock()
@@ -137,7 +141,7 @@ def assemble(
     )
     handling = Handling(
         pipeline.routes,
-        Sealer(pipeline.outputs, max_bytes, partition_counts(cluster, pipeline)),
+        Sealer(pipeline.outputs, max_bytes, partition_counts(cluster, pipeline), rules),
         store,
         steps,
         settings.batch_max_output_bytes,
@@ -212,17 +216,21 @@ def partition_counts(cluster: Cluster, pipeline: Pipeline) -> dict[str, int]:
     return {name: fact.partitions for name, fact in facts.items() if isinstance(fact, TopicFacts)}
 
 
-def max_message_bytes(admin: Any, pipeline: Pipeline, observer: Observer) -> dict[str, int]:
+def output_rules(
+    admin: Any, pipeline: Pipeline, observer: Observer
+) -> tuple[dict[str, int], dict[str, Rules]]:
     """What each output topic takes; Kafka's default, with a warning, where it may not be read."""
     limits = dict.fromkeys(pipeline.outputs, DEFAULT_MAX_MESSAGE_BYTES)
+    rules: dict[str, Rules] = {}
     if not limits:
-        return limits
+        return limits, rules
     resources = [ConfigResource(RESOURCE_TOPIC, name) for name in limits]
     futures = admin.describe_configs(resources, request_timeout=READ_TIMEOUT_SECONDS)
     for resource, future in futures.items():
         try:
             entries = future.result(READ_TIMEOUT_SECONDS + 1)
             limits[resource.name] = int(entries["max.message.bytes"].value)
+            rules[resource.name] = _rules(entries)
         except (KafkaException, TimeoutError, KeyError, ValueError) as error:
             observer.noted(
                 "max-message-bytes-unknown",
@@ -230,7 +238,21 @@ def max_message_bytes(admin: Any, pipeline: Pipeline, observer: Observer) -> dic
                 assumed=DEFAULT_MAX_MESSAGE_BYTES,
                 reason=str(error),
             )
-    return limits
+    return limits, rules
+
+
+def _rules(entries: Mapping[str, Any]) -> Rules:
+    def milliseconds(name: str) -> int | None:
+        """None where the limit is Kafka's way of saying that there is none."""
+        value = int(entries[name].value) if name in entries else NO_LIMIT
+        return None if value >= NO_LIMIT else value
+
+    stamped_by_broker = entries["message.timestamp.type"].value == "LogAppendTime"
+    return Rules(
+        compacted="compact" in entries["cleanup.policy"].value,
+        before_milliseconds=None if stamped_by_broker else milliseconds(BEFORE),
+        after_milliseconds=None if stamped_by_broker else milliseconds(AFTER),
+    )
 
 
 def _patiently(limit_seconds: float, attempt: Callable[[], Any]) -> Any:

@@ -77,7 +77,8 @@ class Ledger:
         """Forget that same intent: its K was read back and is what it asked for."""
         with self._steps.step(Step.CLEAR_INTENT), self._database.transaction() as connection:
             connection.execute(
-                "UPDATE processor.progress SET intent = NULL, published_offset = %s,"
+                "UPDATE processor.progress SET intent = NULL,"
+                " published_offset = GREATEST(published_offset, %s),"
                 " tokens_in_k = %s, updated_at = now()"
                 " WHERE id = %s AND lineage = %s AND token = %s AND intent = %s::jsonb"
                 " AND next_offset >= %s",

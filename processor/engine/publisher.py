@@ -125,7 +125,8 @@ class _Line:
 
     def check(self) -> None:
         """Serve reports and log lines; :raises PublishDoubt: for one that tells of harm."""
-        self._producer.poll(0)
+        with self._told("poll"):
+            self._producer.poll(0)
         if self.failures:
             topic, error = self.failures[0]
             raise PublishDoubt(
@@ -160,7 +161,8 @@ class _Line:
         try:
             yield
         except KafkaException as error:
-            self._producer.poll(0)
+            with suppress(KafkaException):  # a fatal error is raised once more
+                self._producer.poll(0)
             code = error.args[0].code() if error.args else None
             reason = f"{name}: {told(error)}"
             if self.last_error is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from time import time
 from typing import Any
 
@@ -16,12 +17,24 @@ PROVENANCE_BYTES = 160
 """At most what the ``processor-source`` header adds."""
 
 
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What a topic takes; whatever breaks a rule would be refused after Postgres has committed."""
+
+    compacted: bool = False
+    """Every record needs a key."""
+    before_milliseconds: int | None = None
+    after_milliseconds: int | None = None
+    """How far a timestamp may lie before and after the broker's clock."""
+
+
 class Sealer:
     """Encodes outputs by their topics' codecs.
 
     :param topics: the topics that the pipeline declares.
     :param max_bytes: what each topic takes (``max.message.bytes``), uncompressed.
     :param partitions: how many partitions each topic has.
+    :param rules: what else each topic asks for.
     """
 
     def __init__(
@@ -29,9 +42,11 @@ class Sealer:
         topics: Mapping[str, Topic],
         max_bytes: Mapping[str, int],
         partitions: Mapping[str, int] | None = None,
+        rules: Mapping[str, Rules] | None = None,
     ) -> None:
         self._topics = topics
         self._partitions = partitions or {}
+        self._rules = rules or {}
         self._max_bytes = max_bytes
 
     def seal(self, output: Any, offset: int | None, timestamp: int | None) -> Record:
@@ -58,6 +73,7 @@ class Sealer:
         self._check_partition(output)
         self._check_size(output.topic, key, value, headers)
         when = checked_timestamp(output.timestamp, timestamp)
+        self._check_rules(output.topic, key, when)
         return Record(output.topic, key, value, headers, when, output.partition, offset)
 
     def _check_partition(self, output: Output) -> None:
@@ -68,6 +84,19 @@ class Sealer:
         count = self._partitions.get(output.topic)
         if not isinstance(number, int) or number < 0 or (count is not None and number >= count):
             raise ValueError(f"{output.topic!r} has no partition {number!r}")
+
+    def _check_rules(self, topic: str, key: bytes | None, when: int) -> None:
+        rules = self._rules.get(topic)
+        if rules is None:
+            return
+        if rules.compacted and key is None:
+            raise ValueError(f"{topic!r} is compacted: each output needs a key")
+        now = int(time() * 1_000)
+        after, before = rules.after_milliseconds, rules.before_milliseconds
+        if after is not None and when - now > after:
+            raise ValueError(f"timestamp {when} lies too far ahead for {topic!r}")
+        if before is not None and now - when > before:
+            raise ValueError(f"timestamp {when} lies too far back for {topic!r}")
 
     def _check_size(
         self,

@@ -86,7 +86,14 @@ class PostgresSession:
         if _ENDS_TRANSACTION.match(query):
             raise PipelineError("a handler may not begin or end a transaction: the engine commits")
         # Prepared, because only the simple protocol would take several statements in one text.
-        cursor = connection.execute(text(query), values, prepare=True)
+        try:
+            cursor = connection.execute(text(query), values, prepare=True)
+        except psycopg.errors.SyntaxError as error:
+            if "multiple commands" in str(error):
+                raise PipelineError(
+                    "a handler's text holds several statements; one a call"
+                ) from None
+            raise
         if connection.info.transaction_status is not TransactionStatus.INTRANS:
             raise PipelineError("a handler's statement ended the transaction: the engine commits")
         return cursor
