@@ -81,6 +81,7 @@ class Handling:
                     self._run_messages(each, done, tx, limits)
         with self._steps.step(Step.FLUSH):
             tx.flush()
+            self.store.settle()
         failure = tx.failure or self.store.session.failure
         if failure is not None:
             raise failure  # a handler swallowed it

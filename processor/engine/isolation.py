@@ -98,6 +98,7 @@ class Isolation:
                     self._handling.call(decoded, handled, tx)
             with self._steps.step(Step.FLUSH):
                 tx.flush()
+                store.settle()
             failure = tx.failure or store.session.failure
             if failure is not None:
                 raise failure

@@ -64,6 +64,16 @@ class PostgresSession:
                 else:
                     connection.cursor().executemany(statement.query, rows)
 
+    def settle(self) -> None:
+        """Check deferred constraints now, while it is known whose fault a violation is.
+
+        At COMMIT it would be a doubt, and the next try would end the same way.
+        """
+        with self._watched() as connection:
+            connection.execute(
+                "SET CONSTRAINTS ALL IMMEDIATE; SET CONSTRAINTS ALL DEFERRED", prepare=False
+            )
+
     def execute(self, statement: Statement, parameters: Parameters) -> int:
         with self._watched() as connection:
             return self._run(connection, statement, parameters).rowcount

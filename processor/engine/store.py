@@ -52,6 +52,11 @@ class Store:
         self._transaction: Connection | None = None
         self.session = PostgresSession(self._open)
 
+    def settle(self) -> None:
+        """Have what was written checked whole, if anything was."""
+        if self._transaction is not None:
+            self.session.settle()
+
     def savepoint(self) -> None:
         with doubtful("savepoint"):
             self._open().execute(f"SAVEPOINT {SAVEPOINT}", prepare=False)

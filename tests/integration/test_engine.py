@@ -226,7 +226,8 @@ class TestWaiting:
         shared.wait_rest(partition)
         [(_, message)] = shared.outputs(partition)
         tries = json.loads(message.value())["more"]
-        assert all(later - earlier >= 0.9 for earlier, later in itertools.pairwise(tries))
+        # The batch that failed is run again at once, message by message; then it waits.
+        assert all(later - earlier >= 0.9 for earlier, later in itertools.pairwise(tries[1:]))
 
     def test_a_halt_is_resumed_by_command(self, shared: Scene, partition: int) -> None:
         name = f"switch-{partition}"
@@ -291,7 +292,7 @@ class TestIdle:
             producer.begin_transaction()
             for n in numbers:
                 value = json.dumps({"type": "act", "n": n})
-                producer.produce(shared.acts, value.encode(), partition=partition)
+                producer.produce(shared.acts, value.encode(), key=b"k", partition=partition)
             producer.flush(WAIT_SECONDS)
             end()
 

@@ -49,6 +49,9 @@ class ListStore:
         self.session = ListSession()
         self._marks: list[int] = []
 
+    def settle(self) -> None:
+        """A list has no deferred constraints."""
+
     def savepoint(self) -> None:
         self._marks.append(len(self.session.writes))
 

@@ -138,6 +138,12 @@ def test_a_change_in_the_middle_of_a_fetch_drops_everything(turn: str, place: in
     assert brought(bench.fetch(messages(0), messages(1))) == [(FIRST, 0, [0, 1])]
 
 
+def test_a_change_drops_what_was_said_of_the_assignment_before(bench: Bench) -> None:
+    lost_position = event(KafkaError._AUTO_OFFSET_RESET, of=SECOND)
+    fetched = bench.fetch(bench.client.revokes(1, then=[lost_position]))
+    assert (fetched.doubtful, fetched.truncated) == ({}, set())
+
+
 def test_a_change_drops_what_a_batch_had_no_room_for(bench: Bench) -> None:
     bench.fetch(messages(0), messages(1, 2))
     bench.consumer.give_back(Slice(FIRST, 1, messages(1, 2)))

@@ -380,9 +380,10 @@ def test_a_remedy_is_named_for_every_halt() -> None:
 
 offsets = st.integers(0, 6)
 k_offsets = st.none() | offsets
-lineages = st.sampled_from([LINEAGE, "another-lineage"])
 tokens = st.sampled_from([TOKEN, EARLIER, "of-a-lost-history"])
-metadatas = st.sampled_from(ALIEN) | st.builds(make_metadata, lineages, tokens)
+metadatas = st.builds(make_metadata, st.just(LINEAGE), tokens) | st.sampled_from(
+    [*ALIEN[:4], FOREIGN]
+)
 systems = st.sampled_from([SYSTEM, SYSTEM, SYSTEM, SYSTEM + 1])
 logs = st.none() | st.tuples(offsets, offsets).map(sorted).map(lambda pair: LogRange(*pair))
 intents = st.none() | st.builds(Intent, offsets, k_offsets, metadatas, st.just("why"))
@@ -424,6 +425,17 @@ def holey(draw: st.DrawFn) -> tuple[Manifest, ...]:
     return tuple(manifest for manifest in whole if draw(st.integers(0, 4)))
 
 
+@st.composite
+def scattered(draw: st.DrawFn) -> tuple[Manifest, ...]:
+    """Ranges in order of their begin, with gaps and overlaps."""
+    ranges = draw(
+        st.lists(st.tuples(offsets, st.integers(1, 3)), max_size=4, unique_by=lambda pair: pair[0])
+    )
+    return tuple(
+        Manifest(first, first + length, draw(st.integers(0, 2))) for first, length in sorted(ranges)
+    )
+
+
 readings = st.builds(
     Reading,
     partition=st.just(READING.partition),
@@ -433,7 +445,7 @@ readings = st.builds(
     older=st.none() | rows().map(lambda row: replace(row, topic_id="old-id")),
     superseded=st.sampled_from([False] * 9 + [True]),
     other_cluster=st.sampled_from([False] * 4 + [True]),
-    outbox=tilings() | holey(),
+    outbox=tilings() | holey() | scattered(),
     committed=st.builds(Committed, k_offsets, metadatas),
     log=logs,
     truncated=st.sampled_from([False] * 4 + [True]),
@@ -458,7 +470,29 @@ def likely_readings(draw: st.DrawFn) -> Reading:
     )
 
 
-anything = readings | likely_readings()
+WRONG = ["M", "K", "outbox", "log", "epoch", "server", "intent", "start"]
+
+
+@st.composite
+def near_misses(draw: st.DrawFn, what: str | None = None) -> Reading:
+    """A healthy history in which one thing is not as it should be."""
+    reading = draw(likely_readings())
+    row, k = reading.row, reading.committed.offset
+    assert row is not None
+    wrong: dict[str, st.SearchStrategy[Any]] = {
+        "M": metadatas.map(lambda m: {"committed": Committed(k, m)}),
+        "K": k_offsets.map(lambda k: {"committed": Committed(k, reading.committed.metadata)}),
+        "outbox": (holey() | scattered()).map(lambda outbox: {"outbox": outbox}),
+        "log": logs.map(lambda log: {"log": log}),
+        "epoch": st.just({"truncated": True}),
+        "server": st.just({"system_identifier": SYSTEM + 1}),
+        "intent": intents.map(lambda intent: {"row": replace(row, intent=intent)}),
+        "start": logs.map(lambda log: {"log": log, "row": replace(row, untouched=True)}),
+    }
+    return replace(reading, **draw(wrong[what or draw(st.sampled_from(WRONG))]))
+
+
+anything = readings | likely_readings() | near_misses()
 
 
 def whole(outbox: tuple[Manifest, ...], start: int, end: int) -> bool:
@@ -531,6 +565,16 @@ def expected(r: Reading) -> tuple[int, type[Decision] | Halt]:
 @given(anything)
 def test_the_first_row_that_matches_decides(reading: Reading) -> None:
     """And decide() is total: it has an answer to every reading, none raises."""
+    as_the_table_says(reading)
+
+
+@pytest.mark.parametrize("what", WRONG)
+@given(st.data())
+def test_one_thing_that_is_wrong_is_found(what: str, data: st.DataObject) -> None:
+    as_the_table_says(data.draw(near_misses(what)))
+
+
+def as_the_table_says(reading: Reading) -> None:
     number, what = expected(reading)
     decision = decide(reading)
     if isinstance(what, Halt):
@@ -656,7 +700,7 @@ def test_the_log_says_nothing_about_what_is_to_be_published(reading: Reading) ->
 # The parts
 
 
-@given(tilings() | holey(), offsets, offsets)
+@given(tilings() | holey() | scattered(), offsets, offsets)
 def test_tiles_finds_every_hole(outbox: tuple[Manifest, ...], start: int, end: int) -> None:
     assert (tiles(outbox, start, end) is None) == whole(outbox, start, end)
 
