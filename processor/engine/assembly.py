@@ -102,7 +102,7 @@ def _build(
 ) -> Worker:
     clients = KafkaClients(settings.kafka, slot.group_id, str(slot))
     admin = clients.admin()
-    cluster = Cluster(admin, slot.group_id, steps)
+    cluster = Cluster(clients.admin, slot.group_id, steps)
     cluster_id = _patiently(settings.start_timeout_seconds, lambda: _reach_kafka(cluster, settings))
     _patiently(settings.start_timeout_seconds, lambda: _reach_postgres(database, settings))
     limits, rules = output_rules(admin, pipeline, observer)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
@@ -33,8 +33,10 @@ class TopicFacts:
 class Cluster:
     """Readings through the admin client; each raises :class:`ReadFailed` or says whose failed."""
 
-    def __init__(self, admin: Any, group_id: str, steps: Steps) -> None:
-        self._admin = admin
+    def __init__(self, make_admin: Callable[[], Any], group_id: str, steps: Steps) -> None:
+        self._make_admin = make_admin
+        self._admin = make_admin()
+        self._last_admin: Any = None
         self._group_id = group_id
         self._steps = steps
 
@@ -59,6 +61,8 @@ class Cluster:
                     found[name] = told(error)
                 else:
                     found[name] = TopicFacts(str(described.topic_id), len(described.partitions))
+        if any("UNKNOWN_TOPIC" not in fact for fact in found.values() if isinstance(fact, str)):
+            self._begin_anew()
         return found
 
     def committed(self, partitions: Collection[Partition]) -> dict[Partition, Committed | str]:
@@ -77,6 +81,7 @@ class Cluster:
             try:
                 answer = future.result(READ_TIMEOUT_SECONDS + 1).topic_partitions
             except (KafkaException, TimeoutError) as error:
+                self._begin_anew()
                 return dict.fromkeys(partitions, told(error))
         found: dict[Partition, Committed | str] = dict.fromkeys(partitions, "no answer")
         for each in answer:
@@ -134,6 +139,14 @@ class Cluster:
                 continue
             found[Partition(each.topic, each.partition)] = int(result.offset)
         return found
+
+    def _begin_anew(self) -> None:
+        """Another admin client, after a request that got no answer.
+
+        After a restart of the broker an admin client can go on timing out for good when it asks
+        the group's coordinator. The last one is kept for a while, because its futures may be open.
+        """
+        self._last_admin, self._admin = self._admin, self._make_admin()
 
     def _result(self, future: Future[Any]) -> Any:
         try:
