@@ -53,7 +53,7 @@ def decode_entry(
         raise OutboxDamaged(f"[{first}, {next_offset}) has the unknown format {found}")
     try:
         body = _decode(memoryview(payload)[1:])
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise OutboxDamaged(f"[{first}, {next_offset}) cannot be read: {error}") from None
     if len(body.records) != count:
         raise OutboxDamaged(

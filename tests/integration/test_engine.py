@@ -371,7 +371,7 @@ class TestStarting:
         noon = int(time.time() * 1_000) - 60_000
         for n, at in ((1, noon - 10), (2, noon), (3, noon + 10)):
             value = json.dumps({"type": "act", "n": n})
-            scene.producer.produce(scene.acts, value.encode(), partition=0, timestamp=at)
+            scene.producer.produce(scene.acts, value.encode(), b"key", partition=0, timestamp=at)
         value = json.dumps({"type": "act", "n": 9})
         scene.producer.produce(scene.acts, value.encode(), partition=1, timestamp=noon - 10)
         assert scene.producer.flush(WAIT_SECONDS) == 0
@@ -480,16 +480,6 @@ class TestServersAway:
         postgres.start()
         agree(shared, partition, before + after)
 
-    def test_kafka_restarts(self, shared: Scene, partition: int, kafka: Kafka) -> None:
-        before = list(range(100))
-        shared.produce(partition, *numbered(*before))
-        shared.wait_h(partition, 1)
-        kafka.kill()
-        kafka.restart()
-        after = list(range(100, 200))
-        shared.produce(partition, *numbered(*after))
-        agree(shared, partition, before + after)
-
     def test_connections_to_postgres_are_cut_while_batches_run(
         self, shared: Scene, partition: int
     ) -> None:
@@ -568,3 +558,14 @@ def test_provenance_can_be_read_by_anybody(shared: Scene, partition: int) -> Non
     header = dict(message.headers() or [])["processor-source"]
     assert header.count(b";") == 7
     assert read_provenance(header).source_offset == 0
+
+
+def test_kafka_restarts(shared: Scene, partition: int, kafka: Kafka) -> None:
+    before = list(range(100))
+    shared.produce(partition, *numbered(*before))
+    shared.wait_h(partition, 1)
+    kafka.kill()
+    kafka.restart()
+    after = list(range(100, 200))
+    shared.produce(partition, *numbered(*after))
+    agree(shared, partition, before + after)

@@ -52,15 +52,18 @@ class Scene:
         self.observed.execute(DEFINITIONS)
         self.create({self.acts: partitions, self.raw: 1, self.batches: 1})
         self.create({self.output: 2}, output_config)
-        # Never joins. It, and not an admin client, is asked for K: that one hears nothing more of
+        # They never join. They, and not an admin client, are asked: that one hears nothing more of
         # a group after its coordinator was away.
-        self._reader = Consumer(
-            {
-                "bootstrap.servers": kafka.bootstrap_servers,
-                "group.id": self.group,
-                "isolation.level": "read_committed",
-                "log_level": 0,
-            }
+        self._reader, self._ends = (
+            Consumer(
+                {
+                    "bootstrap.servers": kafka.bootstrap_servers,
+                    "group.id": self.group,
+                    "isolation.level": isolation,
+                    "log_level": 0,
+                }
+            )
+            for isolation in ("read_committed", "read_uncommitted")
         )
         self.producer = Producer(
             {"bootstrap.servers": kafka.bootstrap_servers, "linger.ms": 0, "acks": "all"}
@@ -156,12 +159,12 @@ class Scene:
         return Committed(None if found.offset < 0 else found.offset, found.metadata)
 
     def end(self, partition: int, topic: str | None = None) -> int | None:
-        """Of the log, up to the first open transaction; None while it cannot be read."""
+        """Of the log, open transactions included; None while it cannot be read."""
         where = TopicPartition(topic or self.acts, partition)
         try:
             # Asked first, or the client does not know a partition that was added.
-            self._reader.list_topics(where.topic, 2.0)
-            found = self._reader.get_watermark_offsets(where, 2.0)
+            self._ends.list_topics(where.topic, 2.0)
+            found = self._ends.get_watermark_offsets(where, 2.0)
         except KafkaException:
             return None
         return found[1] if found else None
@@ -257,6 +260,7 @@ class Scene:
 
     def close(self) -> None:
         self._reader.close()
+        self._ends.close()
         if self._observed is not None:
             self._observed.close()
 

@@ -7,7 +7,7 @@ from typing import Any
 from zlib import crc32
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from processor.engine.batch import OutboxEntry, Record, Source
@@ -119,6 +119,7 @@ def test_an_unknown_format_is_named() -> None:
 
 
 @given(st.binary(max_size=60))
+@example(b"\x94\xa1\x80\x00\xa0\x90")  # text that is not UTF-8
 def test_bytes_of_another_kind_are_damage_and_nothing_else(body: bytes) -> None:
     with pytest.raises(OutboxDamaged):
         read_back(ENTRY, count=-1, **resealed(bytes((FORMAT,)) + body))
