@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from confluent_kafka import KafkaError, KafkaException, TopicPartition
+from confluent_kafka import OFFSET_END, KafkaError, KafkaException, TopicPartition
 
 from processor.engine.batch import Partition, Slice
 from processor.engine.clients import Clients
@@ -262,7 +262,9 @@ class Consumer:
 
     def _on_assign(self, client: Any, assigned: list[TopicPartition]) -> None:
         """Take the snapshot here and nowhere else; pause before anything can be fetched."""
-        targets = [TopicPartition(each.topic, each.partition, 0) for each in assigned]
+        # At the end, because the log always has one: where a log begins above 0 the client would
+        # give up a partition that is assigned at 0, before recovery has sought it to H.
+        targets = [TopicPartition(each.topic, each.partition, OFFSET_END) for each in assigned]
         if self._incremental:
             client.incremental_assign(targets)
         else:

@@ -303,6 +303,8 @@ class Worker:
             owned = self._partitions.owned.get(partition)
             if owned is None:
                 continue
+            if owned.due == inf:
+                continue  # halted by a handler: only somebody's word resumes it
             owned.doubts += 1
             owned.due = now + doubt_seconds(owned.doubts)
             if owned.state in (State.RUNNING, State.BACKING_OFF):
