@@ -60,7 +60,8 @@ class Housekeeping:
         self._clock = clock
         self._topic_check_seconds = topic_check_seconds
         self._incarnation = incarnation
-        self._verified: dict[Partition, int] = {}
+        self._verified: dict[int, int] = {}
+        """By the row's id, so that no V lands on the row of another topic id."""
         self._next_publish = self._next_check = self._next_seen = self._next_resume = 0.0
 
     def run(self) -> None:
@@ -146,7 +147,7 @@ class Housekeeping:
             for each in running
             if each.published_offset < each.sent_offset
             or each.token_sent not in (None, each.token_in_k)
-            or each.partition in self._verified
+            or row_of(each).id in self._verified
         ]
         if not behind:
             return
@@ -163,7 +164,7 @@ class Housekeeping:
             each, claim = claims[progress_id]
             each.published_offset = published
             each.token_in_k = claim.token_in_metadata
-            self._verified.pop(each.partition, None)
+            self._verified.pop(progress_id, None)
 
     def _claim(self, each: Owned, committed: Committed | str) -> Claim | None:
         """None when the offset could not be read, or is none of ours: recovery will tell why."""
@@ -178,7 +179,7 @@ class Housekeeping:
             row.token,
             committed.offset,
             ours[1],
-            self._verified.get(each.partition),
+            self._verified.get(row.id),
         )
 
     def _check_topics(self, running: Sequence[Owned]) -> None:
@@ -196,7 +197,7 @@ class Housekeeping:
             if not isinstance(fact, TopicFacts) or fact.topic_id != row_of(each).topic_id:
                 raise TopicReplaced(each.partition.topic)
             if reached[each.partition] != row_of(each).verified_offset:
-                self._verified[each.partition] = reached[each.partition]
+                self._verified[row_of(each).id] = reached[each.partition]
 
     def _take_resumes(self) -> None:
         halted = [each.partition for each in self._partitions if each.state is State.HALTED]
