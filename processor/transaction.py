@@ -102,6 +102,11 @@ class Transaction:
         self.flush()
         return self._session.fetch_all(statement, parameters)
 
+    @property
+    def buffered_inserts(self) -> int | None:
+        """How many rows the next flush inserts; None when it has nothing to send at all."""
+        return self._writes.inserts if self._writes else None
+
     def flush(self) -> None:
         """Send what is buffered. The engine does it before the commit; seldom needed."""
         if not self._writes:

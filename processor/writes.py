@@ -78,6 +78,11 @@ class WriteBuffer:
     def __bool__(self) -> bool:
         return bool(self._tables)
 
+    @property
+    def inserts(self) -> int:
+        """How many rows are to be inserted."""
+        return sum(len(rows) for table in self._tables.values() for rows in table.inserts.values())
+
     def clear(self) -> None:
         self._tables.clear()
 

@@ -15,7 +15,7 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import RESOURCE_TOPIC, ConfigResource
 
 from processor.dsn import connection_error
-from processor.engine.clients import Clients, KafkaClients
+from processor.engine.clients import Clients, KafkaClients, LogLines
 from processor.engine.clock import MonotonicClock
 from processor.engine.cluster import READ_TIMEOUT_SECONDS, Cluster, TopicFacts
 from processor.engine.consumer import Consumer
@@ -101,7 +101,7 @@ def _build(
     database: Database,
 ) -> Worker:
     clients = KafkaClients(settings.kafka, slot.group_id, str(slot))
-    admin = clients.admin()
+    admin = clients.admin(LogLines().logger())
     cluster = Cluster(clients.admin, slot.group_id, steps)
     cluster_id = _patiently(settings.start_timeout_seconds, lambda: _reach_kafka(cluster, settings))
     _patiently(settings.start_timeout_seconds, lambda: _reach_postgres(database, settings))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -14,8 +15,43 @@ from processor.settings import Kafka
 CALL_TIMEOUT_SECONDS = 8.0
 """Below ``socket.timeout.ms``, so that a stalled call ends as a time-out and not as a re-send."""
 SOCKET_TIMEOUT_MILLISECONDS = 10_000
+CONNECTION_LINES: dict[str, Any] = {"log.connection.close": True, "log_level": 6}
 LARGEST_BATCH_BYTES = 1_000_000
 """librdkafka's own default for ``batch.size``."""
+
+
+RESEND_MARKS = ("FAIL", "REQTMOUT")
+"""How the log lines begin that tell of a connection or a request that was given up."""
+
+
+class LogLines(logging.Handler):
+    """Keeps the lines that tell of a lost connection or a request given up."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.DEBUG)
+        self.suspicious: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        line = record.getMessage()
+        if line.startswith(RESEND_MARKS) and "Connect to" not in line:
+            self.suspicious.append(line)
+
+    def logger(self) -> logging.Logger:
+        """For a client; outside the tree of loggers, so that nothing filters it."""
+        logger = logging.Logger("processor.librdkafka", logging.DEBUG)
+        logger.addHandler(self)
+        return logger
+
+
+class Sending(Protocol):
+    """A call under way."""
+
+    def wait(self, timeout_seconds: float) -> bool:
+        """Whether it has returned; raises what it raised."""
+
+
+Background = Callable[[Callable[[], object]], Sending]
+"""Makes a call while the caller goes on."""
 
 
 class Clients(Protocol):
@@ -26,6 +62,9 @@ class Clients(Protocol):
 
     @property
     def incremental(self) -> bool: ...
+
+    @property
+    def background(self) -> Background: ...
 
     def consumer(self, on_error: Callable[[Any], None]) -> Any: ...
 
@@ -38,11 +77,39 @@ class Clients(Protocol):
         on_error: Callable[[Any], None],
     ) -> Any: ...
 
-    def admin(self) -> Any: ...
+    def admin(self, logger: logging.Logger) -> Any: ...
+
+
+class Threaded:
+    """Implements :class:`Sending`: one call in a thread of its own, which ends with it.
+
+    The thread is a daemon because the call may never return; the process can end all the same.
+    """
+
+    def __init__(self, call: Callable[[], object]) -> None:
+        self._call = call
+        self._returned = threading.Event()
+        self._error: BaseException | None = None
+        threading.Thread(target=self._run, name="sending", daemon=True).start()
+
+    def wait(self, timeout_seconds: float) -> bool:
+        returned = self._returned.wait(timeout_seconds)
+        if self._error is not None:
+            raise self._error
+        return returned
+
+    def _run(self) -> None:
+        try:
+            self._call()
+        except BaseException as error:
+            self._error = error
+        self._returned.set()
 
 
 class KafkaClients:
     """Implements :class:`Clients` with confluent-kafka."""
+
+    background = Threaded
 
     def __init__(self, kafka: Kafka, group_id: str, slot: str) -> None:
         self._kafka = kafka
@@ -79,8 +146,9 @@ class KafkaClients:
             properties | {"on_delivery": on_delivery, "error_cb": on_error}, logger=logger
         )
 
-    def admin(self) -> Any:
-        return AdminClient(common_properties(self._kafka, self._slot), logger=self._quiet)
+    def admin(self, logger: logging.Logger) -> Any:
+        properties = common_properties(self._kafka, self._slot) | CONNECTION_LINES
+        return AdminClient(properties, logger=logger)
 
 
 def common_properties(kafka: Kafka, client_id: str) -> dict[str, Any]:
@@ -153,8 +221,7 @@ def producer_properties(
         "transaction.timeout.ms": int(transaction_timeout_seconds * 1_000),
         "socket.timeout.ms": SOCKET_TIMEOUT_MILLISECONDS,
         "delivery.report.only.error": True,
-        "log.connection.close": True,
-        "log_level": 6,
+        **CONNECTION_LINES,
     }
 
 

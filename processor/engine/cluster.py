@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from confluent_kafka import (
 from confluent_kafka.admin import OffsetSpec
 
 from processor.engine.batch import Committed, LogRange, Partition
+from processor.engine.clients import LogLines
 from processor.engine.failures import ReadFailed
 from processor.engine.steps import Step, Steps
 
@@ -31,26 +33,33 @@ class TopicFacts:
 
 
 class Cluster:
-    """Readings through the admin client; each raises :class:`ReadFailed` or says whose failed."""
+    """Readings through the admin client; each raises :class:`ReadFailed` or says whose failed.
 
-    def __init__(self, make_admin: Callable[[], Any], group_id: str, steps: Steps) -> None:
+    The client is made anew after it has lost a connection: it would go on asking for the group's
+    coordinator at a broker handle that is gone, in vain for good (librdkafka issue 5511), and such
+    a request, once timed out, ends the process when the next connection is lost (an assertion).
+    """
+
+    def __init__(
+        self, make_admin: Callable[[logging.Logger], Any], group_id: str, steps: Steps
+    ) -> None:
         self._make_admin = make_admin
-        self._admin = make_admin()
-        self._last_admin: Any = None
+        self._last: Any = None
+        self._begin_anew()
         self._group_id = group_id
         self._steps = steps
 
     def cluster_id(self) -> str:
         with self._steps.step(Step.READ_TOPICS):
             described = self._result(
-                self._admin.describe_cluster(request_timeout=READ_TIMEOUT_SECONDS)
+                self._admin().describe_cluster(request_timeout=READ_TIMEOUT_SECONDS)
             )
         return str(described.cluster_id)
 
     def topics(self, names: Collection[str]) -> dict[str, TopicFacts | str]:
         """Id and partition count of each topic, or why they could not be read."""
         with self._steps.step(Step.READ_TOPICS):
-            futures = self._admin.describe_topics(
+            futures = self._admin().describe_topics(
                 TopicCollection(sorted(names)), request_timeout=READ_TIMEOUT_SECONDS
             )
             found: dict[str, TopicFacts | str] = {}
@@ -75,7 +84,7 @@ class Cluster:
             self._group_id, [TopicPartition(*partition) for partition in sorted(partitions)]
         )
         with self._steps.step(Step.READ_OFFSETS):
-            future = self._admin.list_consumer_group_offsets(
+            future = self._admin().list_consumer_group_offsets(
                 [request], require_stable=True, request_timeout=READ_TIMEOUT_SECONDS
             )[self._group_id]
             try:
@@ -126,7 +135,7 @@ class Cluster:
         spec: Any,
         isolation: IsolationLevel = IsolationLevel.READ_UNCOMMITTED,
     ) -> dict[Partition, int]:
-        futures: Mapping[Any, Future[Any]] = self._admin.list_offsets(
+        futures: Mapping[Any, Future[Any]] = self._admin().list_offsets(
             {TopicPartition(*partition): spec for partition in partitions},
             isolation_level=isolation,
             request_timeout=READ_TIMEOUT_SECONDS,
@@ -140,13 +149,17 @@ class Cluster:
             found[Partition(each.topic, each.partition)] = int(result.offset)
         return found
 
-    def _begin_anew(self) -> None:
-        """Another admin client, after a request that got no answer.
+    def _admin(self) -> Any:
+        """The admin client; another one if it has lost a connection."""
+        self._current.poll(0)
+        if self._lines.suspicious:
+            self._begin_anew()
+        return self._current
 
-        After a restart of the broker an admin client can go on timing out for good when it asks
-        the group's coordinator. The last one is kept for a while, because its futures may be open.
-        """
-        self._last_admin, self._admin = self._admin, self._make_admin()
+    def _begin_anew(self) -> None:
+        """The last one is kept for a while, because its futures may be open."""
+        self._last, self._lines = getattr(self, "_current", None), LogLines()
+        self._current: Any = self._make_admin(self._lines.logger())
 
     def _result(self, future: Future[Any]) -> Any:
         try:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any, LiteralString
 
 import psycopg
+from psycopg.pq import PipelineStatus
 
 from processor.dsn import psycopg_url
 from processor.engine.failures import (
@@ -75,15 +76,16 @@ class Database:
         connection = self.connection()
         statement = int(self._settings.statement_timeout_seconds * 1000)
         idle = int(self._settings.idle_in_transaction_timeout_seconds * 1000)
-        self._run_or_close(
-            connection,
-            text(
-                f"BEGIN ISOLATION LEVEL {isolation or self._isolation} READ WRITE;"
-                f"SET LOCAL synchronous_commit = '{self._durability}';"
-                f"SET LOCAL statement_timeout = {statement};"
-                f"SET LOCAL idle_in_transaction_session_timeout = {idle}"
-            ),
-        )
+        statements = [
+            f"BEGIN ISOLATION LEVEL {isolation or self._isolation} READ WRITE",
+            f"SET LOCAL synchronous_commit = '{self._durability}'",
+            f"SET LOCAL statement_timeout = {statement}",
+            f"SET LOCAL idle_in_transaction_session_timeout = {idle}",
+        ]
+        if connection.pgconn.pipeline_status is PipelineStatus.OFF:
+            statements = ["; ".join(statements)]
+        for each in statements:
+            self._run_or_close(connection, text(each))
         return connection
 
     def commit(self) -> None:

@@ -24,11 +24,19 @@ class DatabaseDoubt(Doubt):
 class PublishDoubt(Doubt):
     """A call of the Kafka transaction failed, timed out or was re-sent in silence."""
 
-    def __init__(self, reason: str, refused: Collection[str] = (), fenced: bool = False) -> None:
+    def __init__(
+        self,
+        reason: str,
+        refused: Collection[str] = (),
+        fenced: bool = False,
+        unanswered: bool = False,
+    ) -> None:
         super().__init__(reason)
         self.refused = frozenset(refused)
         """Topics that refused a record."""
         self.fenced = fenced
+        self.unanswered = unanswered
+        """The call has not returned, and may never."""
 
 
 class ReadFailed(Exception):

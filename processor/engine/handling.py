@@ -22,6 +22,8 @@ from processor.message import Headers, Message, Output
 from processor.routing import Route
 from processor.transaction import Transaction
 
+FEW_ROWS = 32
+"""Up to so many a batch's writes go in one round trip; more are copied."""
 HALT_UNKNOWN_TYPE = "unknown-type"
 
 
@@ -60,7 +62,9 @@ class Handling:
         self.clock = clock
         self._unreadable: set[tuple[Partition, int]] = set()
 
-    def run(self, slices: Sequence[Slice]) -> list[Handled]:
+    def run(
+        self, slices: Sequence[Slice], handled_all: Callable[[list[Handled]], None] | None = None
+    ) -> list[Handled]:
         """The fast path: every message once, one flush at the end.
 
         Stops early, leaving the rest of the slices, when the outputs grow too large or the time for
@@ -79,13 +83,26 @@ class Handling:
                     self._run_batch(each, handled, tx)
                 else:
                     self._run_messages(each, done, tx, limits)
+        if handled_all is not None:
+            self._no_failure(tx)
+            handled_all(done)
         with self._steps.step(Step.FLUSH):
-            tx.flush()
-            self.store.settle()
+            rows = tx.buffered_inserts
+            if rows is not None and rows <= FEW_ROWS:
+                with self.store.together():
+                    tx.flush()
+                    self.store.settle()
+            else:
+                tx.flush()
+                self.store.settle()
+        self._no_failure(tx)
+        return done
+
+    def _no_failure(self, tx: Transaction) -> None:
+        """Raise one that a handler has swallowed."""
         failure = tx.failure or self.store.session.failure
         if failure is not None:
-            raise failure  # a handler swallowed it
-        return done
+            raise failure
 
     def limits(self) -> Limits:
         """Of a batch that begins now."""

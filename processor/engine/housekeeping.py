@@ -135,8 +135,9 @@ class Housekeeping:
         if not behind:
             return
         self._publisher.prepare()
-        self._publisher.send([])
-        self._publisher.commit([offset_of(each) for each in behind], self._consumer.snapshot)
+        offsets = [offset_of(each, each.next_offset) for each in behind]
+        self._publisher.send([], offsets, self._consumer.snapshot)
+        self._publisher.commit()
         for each in behind:
             sent(each)
 
@@ -215,10 +216,10 @@ def row_of(each: Owned) -> Row:
     return each.row
 
 
-def offset_of(each: Owned) -> tuple[Partition, int, str]:
-    """K as it is to be sent: H, with lineage and token."""
+def offset_of(each: Owned, offset: int) -> tuple[Partition, int, str]:
+    """K as it is to be sent, with lineage and token."""
     row = row_of(each)
-    return each.partition, each.next_offset, make_metadata(row.lineage, row.token)
+    return each.partition, offset, make_metadata(row.lineage, row.token)
 
 
 def sent(each: Owned) -> None:

@@ -9,7 +9,6 @@ same transactional id gets a new epoch, and what is late is refused.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -19,15 +18,24 @@ from typing import Any
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
 from processor.engine.batch import OutboxEntry, Partition
-from processor.engine.clients import CALL_TIMEOUT_SECONDS, Clients
+from processor.engine.clients import (
+    CALL_TIMEOUT_SECONDS,
+    Background,
+    Clients,
+    LogLines,
+    Sending,
+)
 from processor.engine.cluster import told
 from processor.engine.failures import PublishDoubt
 from processor.engine.outbox import PROVENANCE_HEADER, provenance
 from processor.engine.steps import Step, Steps
 
-RESEND_MARKS = ("FAIL", "REQTMOUT")
-"""How the log lines begin that tell of a connection or a request that was given up."""
-
+SEND_OFFSETS_CALL = "send_offsets_to_transaction"
+SEND_OFFSETS_SECONDS = 5.0
+"""The client ignores its own time-out when the group's coordinator was away: it can wait for ever
+(librdkafka issues 5456 and 5511). Doubled after each call without an answer."""
+MAX_SEND_OFFSETS_SECONDS = 20.0
+ABANDON_SECONDS = 1.0
 FULL_QUEUE_SECONDS = 5.0
 LONGEST_TRANSACTION_SECONDS = 900.0
 """The broker's default for ``transaction.max.timeout.ms``."""
@@ -40,19 +48,6 @@ _FENCED = (
 )
 
 
-class _LogLines(logging.Handler):
-    """Keeps the lines that a re-send would leave."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.DEBUG)
-        self.suspicious: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        line = record.getMessage()
-        if line.startswith(RESEND_MARKS) and "Connect to" not in line:
-            self.suspicious.append(line)
-
-
 class _Line:
     """One transactional producer, from its initialisation to its retirement."""
 
@@ -60,13 +55,12 @@ class _Line:
         self, clients: Clients, transactional_id: str, timeout_seconds: float, steps: Steps
     ) -> None:
         self._steps = steps
-        self._lines = _LogLines()
-        self._logger = logging.Logger("processor.producer", logging.DEBUG)
-        self._logger.addHandler(self._lines)
+        self._lines = LogLines()
+        self._sending: Sending | None = None
         self.failures: list[tuple[str, KafkaError]] = []
         self.last_error: str | None = None
         self._producer: Any = clients.producer(
-            transactional_id, timeout_seconds, self._logger, self._delivered, self._failed
+            transactional_id, timeout_seconds, self._lines.logger(), self._delivered, self._failed
         )
 
     def initialise(self, timeout_seconds: float) -> None:
@@ -108,17 +102,30 @@ class _Line:
                         self._wait_for_room(fields)
             self._producer.poll(0)
 
-    def send_offsets(self, offsets: Sequence[TopicPartition], snapshot: object) -> None:
-        with self._call(Step.SEND_OFFSETS, "send_offsets_to_transaction"):
-            self._producer.send_offsets_to_transaction(
-                list(offsets), snapshot, CALL_TIMEOUT_SECONDS
-            )
+    def send_offsets(
+        self, background: Background, offsets: list[TopicPartition], snapshot: object
+    ) -> None:
+        """Begin to; :meth:`offsets_sent` tells how it went."""
+        send = self._producer.send_offsets_to_transaction
+        self._sending = background(lambda: send(offsets, snapshot, CALL_TIMEOUT_SECONDS))
+
+    def offsets_sent(self, timeout_seconds: float) -> None:
+        """:raises PublishDoubt: also when the call does not return."""
+        sending, self._sending = self._sending, None
+        with self._call(Step.SEND_OFFSETS, SEND_OFFSETS_CALL):
+            if sending is not None and not sending.wait(timeout_seconds):
+                raise PublishDoubt(
+                    f"{SEND_OFFSETS_CALL} did not return in {timeout_seconds:g} s", unanswered=True
+                )
 
     def commit(self) -> None:
         with self._call(Step.END, "commit_transaction"):
             self._producer.commit_transaction(CALL_TIMEOUT_SECONDS)
 
     def abort(self) -> None:
+        """Not while offsets are being sent: initialising the next producer aborts as well."""
+        if self._sending is not None:
+            self.offsets_sent(ABANDON_SECONDS)
         with self._call(Step.ABORT, "abort_transaction"):
             self._producer.purge()
             self._producer.abort_transaction(CALL_TIMEOUT_SECONDS)
@@ -201,7 +208,8 @@ class Publisher:
     the same producer would wait for it, 20 ms at times. They count as one: a doubt about either
     retires both. At most one transaction is open.
 
-    :meth:`send` may run while Postgres commits; :meth:`commit` only after that commit is known.
+    Outputs and offsets of :meth:`send` may travel while Postgres commits, and stay invisible;
+    :meth:`commit` only after that commit is known.
     """
 
     def __init__(
@@ -215,6 +223,7 @@ class Publisher:
         self._transactional_ids = transactional_ids
         self._usual_timeout_seconds = transaction_timeout_seconds
         self._timeout_seconds = transaction_timeout_seconds
+        self._send_offsets_seconds = SEND_OFFSETS_SECONDS
         self._steps = steps
         self._lines: list[_Line] = []
         self._turn = 0
@@ -255,9 +264,16 @@ class Publisher:
         """Give the next transactions twice the time: a republish may be long."""
         self._timeout_seconds = min(2 * self._timeout_seconds, LONGEST_TRANSACTION_SECONDS)
 
-    def send(self, entries: Iterable[OutboxEntry]) -> None:
-        """Begin a transaction and hand over the outputs; they stay invisible.
+    def send(
+        self,
+        entries: Iterable[OutboxEntry],
+        offsets: Sequence[tuple[Partition, int, str]],
+        snapshot: object,
+    ) -> None:
+        """Begin a transaction, hand over the outputs and begin to send the offsets.
 
+        :param offsets: of each partition, with their metadata.
+        :param snapshot: the group metadata of the assignment under which the messages were read.
         :raises PublishDoubt: the producers are retired then.
         """
         with self._retiring():
@@ -266,24 +282,32 @@ class Publisher:
             line.begin()
             self._open = True
             line.produce(entries)
+            line.send_offsets(
+                self._clients.background,
+                [TopicPartition(*partition, at, metadata) for partition, at, metadata in offsets],
+                snapshot,
+            )
 
-    def commit(self, offsets: Sequence[tuple[Partition, int, str]], snapshot: object) -> None:
-        """Add the offsets with their metadata and end the transaction.
+    def commit(self) -> None:
+        """End the transaction, once the offsets have arrived.
 
-        :param snapshot: the group metadata of the assignment under which the messages were read.
         :raises PublishDoubt: the producers are retired then.
         """
         with self._retiring():
             line = self._line()
-            line.send_offsets(
-                [TopicPartition(*partition, at, metadata) for partition, at, metadata in offsets],
-                snapshot,
-            )
+            try:
+                line.offsets_sent(self._send_offsets_seconds)
+            except PublishDoubt as doubt:
+                if doubt.unanswered:
+                    longer = 2 * self._send_offsets_seconds
+                    self._send_offsets_seconds = min(longer, MAX_SEND_OFFSETS_SECONDS)
+                raise
             line.check()
             line.commit()
             self._open = False
             line.check()
             self._timeout_seconds = self._usual_timeout_seconds
+            self._send_offsets_seconds = SEND_OFFSETS_SECONDS
 
     def abandon(self) -> None:
         """End without effect what :meth:`send` began, if anything; never raises."""

@@ -277,14 +277,12 @@ class Recoverer:
         """Rows 7, 9, 12: one Kafka transaction without outputs, then K is read back."""
         if not plan.commit:
             return
-        self._publisher.send([])
-        self._publisher.commit(
-            [
-                (each.partition, decision.offset, make_metadata(row.lineage, row.token))
-                for each, row, decision in plan.commit
-            ],
-            self._consumer.snapshot,
-        )
+        offsets = [
+            (each.partition, decision.offset, make_metadata(row.lineage, row.token))
+            for each, row, decision in plan.commit
+        ]
+        self._publisher.send([], offsets, self._consumer.snapshot)
+        self._publisher.commit()
         for each, row, decision in plan.commit:
             if decision.intent is not None:
                 self._clear_intent(each, row, decision, decision.intent)
@@ -307,10 +305,9 @@ class Recoverer:
             metadata = make_metadata(row.lineage, row.token)
             try:
                 for chunk in chunks(entries, REPUBLISH_CHUNK_BYTES):
-                    self._publisher.send(chunk)
-                    self._publisher.commit(
-                        [(each.partition, chunk[-1].next, metadata)], self._consumer.snapshot
-                    )
+                    offsets = [(each.partition, chunk[-1].next, metadata)]
+                    self._publisher.send(chunk, offsets, self._consumer.snapshot)
+                    self._publisher.commit()
             except PublishDoubt as doubt:
                 if not doubt.refused and not self._missing_topics(entries):
                     self._publisher.lengthen()

@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import Any
+from typing import Any, LiteralString
 
 import psycopg
 from psycopg import sql
@@ -44,10 +44,29 @@ class PostgresSession:
 
     def __init__(self, open_connection: Callable[[], Connection]) -> None:
         self._connection = open_connection
+        self._pipelined = False
         self.failure: Exception | None = None
+
+    @contextmanager
+    def pipelined(self, connection: Connection) -> Iterator[None]:
+        """Everything inside is sent at once and answered together; COPY cannot be part of it."""
+        self._pipelined = True
+        try:
+            with of_handler(connection), connection.pipeline():
+                yield
+        except Exception as error:
+            self.failure = self.failure or error
+            raise
+        finally:
+            self._pipelined = False
 
     def copy(self, write: CopyWrite) -> None:
         with self._watched() as connection:
+            if self._pipelined:
+                rows = _processed(write.rows, _bind_processors(write.table, write.columns))
+                statement = _insert_statement(write.table, write.columns)
+                connection.cursor().executemany(statement, rows)
+                return
             data = copy_text(connection, write)
             with connection.cursor().copy(_copy_statement(write.table, write.columns)) as copy:
                 copy.write(data)
@@ -70,6 +89,10 @@ class PostgresSession:
         At COMMIT it would be a doubt, and the next try would end the same way.
         """
         with self._watched() as connection:
+            if self._pipelined:
+                connection.execute("SET CONSTRAINTS ALL IMMEDIATE")
+                connection.execute("SET CONSTRAINTS ALL DEFERRED")
+                return
             connection.execute(
                 "SET CONSTRAINTS ALL IMMEDIATE; SET CONSTRAINTS ALL DEFERRED", prepare=False
             )
@@ -141,13 +164,27 @@ def _identifier(table: Table) -> sql.Composable:
 
 
 @lru_cache(maxsize=1024)
-def _copy_statement(table: Table, columns: tuple[str, ...]) -> sql.Composed:
+def _copy_statement(table: Table, columns: tuple[str, ...]) -> LiteralString:
     names = sql.SQL(", ").join(map(sql.Identifier, columns))
-    return sql.SQL("COPY {} ({}) FROM STDIN").format(_identifier(table), names)
+    return _rendered(sql.SQL("COPY {} ({}) FROM STDIN").format(_identifier(table), names))
+
+
+@lru_cache(maxsize=1024)
+def _insert_statement(table: Table, columns: tuple[str, ...]) -> LiteralString:
+    """For the same rows as COPY would take, which does not mind identity columns."""
+    names = sql.SQL(", ").join(map(sql.Identifier, columns))
+    values = sql.SQL(", ").join([sql.Placeholder()] * len(columns))
+    statement = sql.SQL("INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE VALUES ({})")
+    return _rendered(statement.format(_identifier(table), names, values))
+
+
+def _rendered(statement: sql.Composed) -> LiteralString:
+    """As text, once: psycopg would render it at each call."""
+    return text(statement.as_string(None))
 
 
 class _Upsert:
-    def __init__(self, query: sql.Composed, by_arrays: bool) -> None:
+    def __init__(self, query: LiteralString, by_arrays: bool) -> None:
         self.query = query
         self.by_arrays = by_arrays
 
@@ -159,7 +196,7 @@ def _upsert_statement(
     columns = (*key, *(name for name, _ in operations))
     types = [table.columns[name].type for name in columns]
     by_arrays = not any(isinstance(kind, ARRAY) for kind in types)
-    casts = [sql.SQL(text(kind.compile(dialect=_dialect))) for kind in types]
+    casts = [sql.SQL(text(_cast(kind.compile(dialect=_dialect)))) for kind in types]
     if by_arrays:
         arrays = sql.SQL(", ").join(sql.SQL("%s::{}[]").format(cast) for cast in casts)
         source = sql.SQL("SELECT * FROM unnest({})").format(arrays)
@@ -173,7 +210,14 @@ def _upsert_statement(
         sql.SQL(", ").join(map(sql.Identifier, key)),
         _changes(operations),
     )
-    return _Upsert(query, by_arrays)
+    return _Upsert(_rendered(query), by_arrays)
+
+
+def _cast(kind: str) -> str:
+    """A type's name for an explicit cast, which would cut what is too long without a word."""
+    if kind.startswith(("VARCHAR", "CHAR", "NVARCHAR", "NCHAR")):
+        return "TEXT"
+    return "BIT VARYING" if kind.startswith("BIT") else kind
 
 
 _CHANGES: dict[Operation, sql.SQL] = {

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import msgspec
@@ -52,6 +53,17 @@ class Store:
         self._transaction: Connection | None = None
         self.session = PostgresSession(self._open)
 
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """What is written inside goes to Postgres in one round trip, BEGIN included.
+
+        An error is told by whichever statement meets it; whose it is shows a run one by one.
+        """
+        with doubtful("connect"):
+            connection = self._transaction or self._database.connection()
+        with self.session.pipelined(connection):
+            yield
+
     def settle(self) -> None:
         """Have what was written checked whole, if anything was."""
         if self._transaction is not None:
@@ -90,9 +102,10 @@ class Store:
         """
         with doubtful("outbox"), self._steps.step(Step.STORE):
             connection = self._open()
-            self._write_outbox(connection, advances)
-            self._write_dead_letters(connection, advances, topics)
-            moved = _compare_and_set(connection, advances)
+            with connection.pipeline():
+                self._write_outbox(connection, advances)
+                self._write_dead_letters(connection, advances, topics)
+                moved = _compare_and_set(connection, advances)
         if moved != len(advances):
             self.rollback()
             raise OwnerChanged(f"{len(advances) - moved} of {len(advances)} partitions moved on")

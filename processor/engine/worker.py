@@ -31,6 +31,8 @@ from processor.errors import Exit, SlotTaken
 
 IDLE_SECONDS = 0.1
 MAX_RESTARTS = 5
+CAUTIOUS_BATCHES = 100
+"""After a failed batch: sending its outputs in vain costs new producers."""
 REJOIN_SECONDS = 3.0
 RESUME_REMEDY = "processor resume, after the cause is mended"
 
@@ -49,6 +51,15 @@ class Rooms:
     clock: Clock
 
 
+@dataclass(frozen=True, slots=True)
+class Effects:
+    """What a batch is to change; ``sent`` says that its outputs are on their way."""
+
+    moved: Sequence[Handled]
+    advances: Sequence[Advance]
+    sent: bool
+
+
 class Worker:
     """Conducts one slot. Consumer, recoverer and housekeeping are attached after it is made,
     because the consumer reports assignments to it.
@@ -64,6 +75,8 @@ class Worker:
         self._incarnation = incarnation
         self._stopping = stopping
         self._clock = rooms.clock
+        self._cautious = 0
+        """Batches until outputs are sent before the writes are flushed again."""
 
     def run(self, beat: Callable[[], None]) -> Exit:
         """Work until asked to stop, then drain.
@@ -153,8 +166,8 @@ class Worker:
         """One batch, in one Postgres and one Kafka transaction."""
         began = self._clock.now()
         try:
-            handled = self._handle(slices)
-            self._take_effect(handled)
+            handled, effects = self._handle(slices)
+            self._take_effect(effects)
         except Doubt as doubt:
             self._rooms.store.rollback()
             self._rooms.publisher.abandon()
@@ -171,47 +184,66 @@ class Worker:
             seconds=self._clock.now() - began,
         )
 
-    def _handle(self, slices: Sequence[Slice]) -> list[Handled]:
-        """Run the handlers: all at once, and if that fails message by message."""
-        run: Callable[[Sequence[Slice]], list[Handled]] = self._rooms.handling.run
+    def _handle(self, slices: Sequence[Slice]) -> tuple[list[Handled], Effects]:
+        """Run the handlers: all at once, and if that fails message by message.
+
+        The outputs of a batch that is expected to succeed travel while its writes are flushed.
+        """
+        effects: list[Effects] = []
         for attempt in range(MAX_RESTARTS * 2):
             try:
-                return run(slices)
+                if self._cautious == CAUTIOUS_BATCHES:
+                    handled = self._rooms.isolation.run(slices)
+                elif self._cautious:
+                    handled = self._rooms.handling.run(slices)
+                else:
+                    handled = self._rooms.handling.run(
+                        slices, lambda handled: effects.append(self._send(handled))
+                    )
+                self._cautious = max(0, self._cautious - 1)
+                return handled, effects[0] if effects else self._send(handled)
             except Restart:
-                self._rooms.store.rollback()
+                self._undo(effects)
                 self._clock.sleep(random.uniform(0.005, 0.02) * 2**attempt)  # noqa: S311
             except Doubt:
                 raise
             except Exception:
-                if run == self._rooms.isolation.run:
+                if self._cautious == CAUTIOUS_BATCHES:
                     raise
-                self._rooms.store.rollback()
-                run = self._rooms.isolation.run
+                self._undo(effects)
+                self._cautious = CAUTIOUS_BATCHES
         raise Doubt("deadlocks or serialization failures do not end")
 
-    def _take_effect(self, handled: Sequence[Handled]) -> None:
-        """Postgres, then Kafka. Outputs may travel while Postgres commits; they stay invisible
-        until the offsets are sent and the transaction ends, which is after that commit is known.
-        """
+    def _undo(self, effects: list[Effects]) -> None:
+        """Before another run: nothing of this one may be kept, in either store."""
+        effects.clear()
+        self._rooms.store.rollback()
+        self._rooms.publisher.abandon()
+
+    def _send(self, handled: Sequence[Handled]) -> Effects:
+        """Seal the outputs, and let them and the offsets travel; all stays invisible."""
         moved = [each for each in handled if each.next > each.first]
-        if not moved:
-            self._rooms.store.rollback()
-            return
         advances = [self._advance(each) for each in moved]
         entries = [a.entry for a in advances if a.entry is not None and a.entry.records]
         if entries:
+            offsets = [offset_of(self._partitions[each.partition], each.next) for each in moved]
             self._rooms.publisher.prepare()
-            self._rooms.publisher.send(entries)
-        self._rooms.store.commit(advances, self._topics(moved))
+            self._rooms.publisher.send(entries, offsets, self.consumer.snapshot)
+        return Effects(moved, advances, bool(entries))
+
+    def _take_effect(self, effects: Effects) -> None:
+        """Postgres commits, and then Kafka: never before that commit is known."""
+        moved = effects.moved
+        if not moved:
+            self._rooms.store.rollback()
+            return
+        self._rooms.store.commit(effects.advances, self._topics(moved))
         for each in moved:
             self._believe(each)
-        if entries:
-            owned = [self._partitions[each.partition] for each in moved]
-            self._rooms.publisher.commit(
-                [offset_of(each) for each in owned], self.consumer.snapshot
-            )
-            for one in owned:
-                sent(one)
+        if effects.sent:
+            self._rooms.publisher.commit()
+            for each in moved:
+                sent(self._partitions[each.partition])
 
     def _advance(self, handled: Handled) -> Advance:
         owned = self._partitions[handled.partition]

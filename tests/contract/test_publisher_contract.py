@@ -74,10 +74,14 @@ class TestTransaction:
         self, world: KafkaWorld, output: str
     ) -> None:
         partition, publisher = world.partition(), world.ready()
-        publisher.send([outputs_of(output, b"one", b"two")])
+        publisher.send(
+            [outputs_of(output, b"one", b"two")],
+            [(partition, 2, "processor:l:t")],
+            world.member.snapshot,
+        )
         assert world.visible(output) == []
         assert world.k(partition) == NOTHING
-        publisher.commit([(partition, 2, "processor:l:t")], world.member.snapshot)
+        publisher.commit()
         assert values(world, output) == [b"one", b"two"]
         assert world.k(partition) == Committed(2, "processor:l:t")
         assert publisher.ready
@@ -86,8 +90,12 @@ class TestTransaction:
         self, world: KafkaWorld, output: str
     ) -> None:
         partition, publisher = world.partition(), world.ready()
-        publisher.send([outputs_of(output, b"\x00\xff", None, b"", first=5)])
-        publisher.commit([(partition, 8, "m")], world.member.snapshot)
+        publisher.send(
+            [outputs_of(output, b"\x00\xff", None, b"", first=5)],
+            [(partition, 8, "m")],
+            world.member.snapshot,
+        )
+        publisher.commit()
         found = world.settled(output)
         assert [message.value() for message in found] == [b"\x00\xff", None, b""]
         assert {message.key() for message in found} == {b"k"}
@@ -100,14 +108,18 @@ class TestTransaction:
 
     def test_a_transaction_may_have_offsets_alone(self, world: KafkaWorld) -> None:
         partition, publisher = world.partition(), world.ready()
-        publisher.send([])
-        publisher.commit([(partition, 7, "m")], world.member.snapshot)
+        publisher.send([], [(partition, 7, "m")], world.member.snapshot)
+        publisher.commit()
         assert world.k(partition) == Committed(7, "m")
 
     def test_several_partitions_move_together(self, world: KafkaWorld, output: str) -> None:
         first, second, publisher = world.partition(), world.partition(), world.ready()
-        publisher.send([outputs_of(output, b"a"), outputs_of(output, b"b")])
-        publisher.commit([(first, 1, "m"), (second, 9, "n")], world.member.snapshot)
+        publisher.send(
+            [outputs_of(output, b"a"), outputs_of(output, b"b")],
+            [(first, 1, "m"), (second, 9, "n")],
+            world.member.snapshot,
+        )
+        publisher.commit()
         assert world.k(first) == Committed(1, "m")
         assert world.k(second) == Committed(9, "n")
 
@@ -119,20 +131,26 @@ class TestTransaction:
         publisher.prepare()
         for number in range(20):
             publisher.prepare()
-            publisher.send([outputs_of(output, b"%d" % number)])
-            publisher.commit([(partition, number + 1, "m")], world.member.snapshot)
+            publisher.send(
+                [outputs_of(output, b"%d" % number)],
+                [(partition, number + 1, "m")],
+                world.member.snapshot,
+            )
+            publisher.commit()
         assert values(world, output) == [b"%d" % number for number in range(20)]
         assert clients.succeeded.count("commit_transaction") == 20
 
     def test_what_is_abandoned_is_never_seen(self, world: KafkaWorld, output: str) -> None:
         partition, publisher = world.partition(), world.ready()
-        publisher.send([outputs_of(output, b"dropped")])
+        publisher.send(
+            [outputs_of(output, b"dropped")], [(partition, 1, "m")], world.member.snapshot
+        )
         publisher.abandon()
         assert not publisher.ready, "after an abort the producer is never used again"
         publisher.abandon()
         publisher.prepare()
-        publisher.send([outputs_of(output, b"kept")])
-        publisher.commit([(partition, 1, "m")], world.member.snapshot)
+        publisher.send([outputs_of(output, b"kept")], [(partition, 1, "m")], world.member.snapshot)
+        publisher.commit()
         assert values(world, output) == [b"kept"]
 
     def test_abandoning_nothing_keeps_the_producer(self, world: KafkaWorld) -> None:
@@ -144,17 +162,17 @@ class TestTransaction:
         self, world: KafkaWorld, output: str
     ) -> None:
         partition, publisher = world.partition(), world.ready()
-        publisher.send([outputs_of(output, b"left")])
+        publisher.send([outputs_of(output, b"left")], [(partition, 1, "m")], world.member.snapshot)
         publisher.retire()
         publisher.prepare()
-        publisher.send([outputs_of(output, b"kept")])
-        publisher.commit([(partition, 1, "m")], world.member.snapshot)
+        publisher.send([outputs_of(output, b"kept")], [(partition, 1, "m")], world.member.snapshot)
+        publisher.commit()
         assert values(world, output) == [b"kept"]
 
     def test_nothing_is_sent_without_a_producer(self, world: KafkaWorld) -> None:
         publisher, _ = world.publisher()
         with pytest.raises(PublishDoubt):
-            publisher.send([])
+            publisher.send([], [], None)
 
 
 class TestFences:
@@ -180,16 +198,20 @@ class TestFences:
         member.snapshot, fresh = stale, member.snapshot
         self.refused(own, output)
         publisher, partition = own.ready(), own.partition()
-        publisher.send([outputs_of(output, b"of the new generation")])
-        publisher.commit([(partition, 3, "m")], fresh)
+        publisher.send([outputs_of(output, b"of the new generation")], [(partition, 3, "m")], fresh)
+        publisher.commit()
         assert own.k(partition) == Committed(3, "m")
         member.leave()
 
     def refused(self, own: KafkaWorld, output: str) -> None:
         publisher, partition = own.ready(), own.partition()
-        publisher.send([outputs_of(output, b"of a member that is gone")])
+        publisher.send(
+            [outputs_of(output, b"of a member that is gone")],
+            [(partition, 3, "m")],
+            own.member.snapshot,
+        )
         with pytest.raises(PublishDoubt) as doubt:
-            publisher.commit([(partition, 3, "m")], own.member.snapshot)
+            publisher.commit()
         assert not doubt.value.fenced
         assert not doubt.value.refused, "no topic has refused an output"
         assert not publisher.ready
@@ -229,8 +251,8 @@ class TestRefusals:
         partition, publisher = world.partition(), world.ready()
 
         def transaction() -> None:
-            publisher.send([outputs_of(topic, value)])
-            publisher.commit([(partition, 1, "m")], world.member.snapshot)
+            publisher.send([outputs_of(topic, value)], [(partition, 1, "m")], world.member.snapshot)
+            publisher.commit()
 
         with pytest.raises(PublishDoubt) as doubt:
             transaction()
@@ -269,9 +291,9 @@ class TestSilentResends:
         self, world: KafkaWorld, publisher: Publisher, output: str
     ) -> tuple[PublishDoubt | None, int]:
         partition = world.partition()
-        publisher.send([outputs_of(output, b"once")])
+        publisher.send([outputs_of(output, b"once")], [(partition, 1, "m")], world.member.snapshot)
         try:
-            publisher.commit([(partition, 1, "m")], world.member.snapshot)
+            publisher.commit()
         except PublishDoubt as doubt:
             return doubt, partition.number
         return None, partition.number
@@ -365,8 +387,12 @@ class TestSilentResends:
         publisher = world.ready(kafka.proxied_bootstrap_servers)
         partition = world.partition()
         for number in range(30):
-            publisher.send([outputs_of(output, b"%d" % number)])
-            publisher.commit([(partition, number + 1, "m")], world.member.snapshot)
+            publisher.send(
+                [outputs_of(output, b"%d" % number)],
+                [(partition, number + 1, "m")],
+                world.member.snapshot,
+            )
+            publisher.commit()
         assert len(values(world, output)) == 30
 
 

@@ -121,7 +121,7 @@ class KafkaWorld:
         self.group = group
         self.topic = topic
         self.member = member
-        self.cluster = Cluster(lambda: admin, group, free_steps())
+        self.cluster = Cluster(lambda _: admin, group, free_steps())
         self._admin = admin
         self._partitions = itertools.count()
         self.name = f"{group}:{os.getpid()}:{next(_numbers)}"
