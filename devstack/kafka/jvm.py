@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +13,8 @@ from devstack.parts.folder import parts_folder
 from devstack.parts.jars import class_path
 
 FLAGS = ("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:-UsePerfData")
+# Overrides: "-XX:TieredStopAtLevel=4" compiles as a production broker does, for measurements.
+OPTIONS_VARIABLE = "DEVSTACK_JAVA_OPTIONS"
 # An archive that does not fit (another Java, other jars) must not be fatal, nor talked about.
 ARCHIVE_FLAGS = ("-Xshare:auto", "-Xlog:cds=off", "-Xlog:cds+dynamic=off")
 
@@ -21,7 +25,8 @@ def command(
     """Runs a class of Kafka's jars; with the archive, where one has been made."""
     archive = archive_file()
     shared = [*ARCHIVE_FLAGS, f"-XX:SharedArchiveFile={archive}"] if archive.exists() else []
-    flags = [*FLAGS, f"-Xmx{heap}", *shared, *options]
+    own = shlex.split(os.environ.get(OPTIONS_VARIABLE, ""))
+    flags = [*FLAGS, f"-Xmx{heap}", *shared, *options, *own]
     return [java().program, *flags, "-cp", class_path(kafka_jars()), main_class, *arguments]
 
 

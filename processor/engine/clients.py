@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
 from confluent_kafka import Consumer, Producer
@@ -81,16 +82,24 @@ class Clients(Protocol):
 
 
 class Threaded:
-    """Implements :class:`Sending`: one call in a thread of its own, which ends with it.
+    """Implements :class:`Sending`: one call, made in a thread that waits for such calls.
 
-    The thread is a daemon because the call may never return; the process can end all the same.
+    A call may never return: its thread is left to it and the next call has a new one. The threads
+    are daemons, so that the process can end all the same.
     """
+
+    _idle: SimpleQueue[SimpleQueue[Threaded]] = SimpleQueue()
 
     def __init__(self, call: Callable[[], object]) -> None:
         self._call = call
         self._returned = threading.Event()
         self._error: BaseException | None = None
-        threading.Thread(target=self._run, name="sending", daemon=True).start()
+        try:
+            calls = self._idle.get_nowait()
+        except Empty:
+            calls = SimpleQueue()
+            threading.Thread(target=self.serve, args=(calls,), name="sending", daemon=True).start()
+        calls.put(self)
 
     def wait(self, timeout_seconds: float) -> bool:
         returned = self._returned.wait(timeout_seconds)
@@ -98,12 +107,19 @@ class Threaded:
             raise self._error
         return returned
 
-    def _run(self) -> None:
+    def run(self) -> None:
         try:
             self._call()
         except BaseException as error:
             self._error = error
+        del self._call
         self._returned.set()
+
+    @classmethod
+    def serve(cls, calls: SimpleQueue[Threaded]) -> None:
+        while True:
+            calls.get().run()
+            cls._idle.put(calls)
 
 
 class KafkaClients:

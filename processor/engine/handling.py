@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from time import monotonic
-from typing import Any
+from typing import Any, Protocol
 
 from processor.binding import Handler
 from processor.engine.batch import DeadLetter, Handled, Partition, Slice, Stop
@@ -38,6 +38,16 @@ class Decoded:
     """Read only where the handler takes the message."""
 
 
+class Ahead(Protocol):
+    """What is done before a batch is known to succeed; all of it can be undone."""
+
+    def handled(self, handled: Sequence[Handled]) -> None:
+        """The handlers have run; nothing is flushed."""
+
+    def flushed(self) -> None:
+        """The few writes are on their way, and what is written now goes with them."""
+
+
 class Handling:
     """Runs the pipeline's handlers over slices; all in one Postgres transaction."""
 
@@ -62,9 +72,7 @@ class Handling:
         self.clock = clock
         self._unreadable: set[tuple[Partition, int]] = set()
 
-    def run(
-        self, slices: Sequence[Slice], handled_all: Callable[[list[Handled]], None] | None = None
-    ) -> list[Handled]:
+    def run(self, slices: Sequence[Slice], ahead: Ahead | None = None) -> list[Handled]:
         """The fast path: every message once, one flush at the end.
 
         Stops early, leaving the rest of the slices, when the outputs grow too large or the time for
@@ -83,15 +91,17 @@ class Handling:
                     self._run_batch(each, handled, tx)
                 else:
                     self._run_messages(each, done, tx, limits)
-        if handled_all is not None:
+        if ahead is not None:
             self._no_failure(tx)
-            handled_all(done)
+            ahead.handled(done)
         with self._steps.step(Step.FLUSH):
             rows = tx.buffered_inserts
             if rows is not None and rows <= FEW_ROWS:
                 with self.store.together():
                     tx.flush()
                     self.store.settle()
+                    if ahead is not None:
+                        ahead.flushed()
             else:
                 tx.flush()
                 self.store.settle()

@@ -44,13 +44,13 @@ class PostgresSession:
 
     def __init__(self, open_connection: Callable[[], Connection]) -> None:
         self._connection = open_connection
-        self._pipelined = False
+        self.is_pipelined = False
         self.failure: Exception | None = None
 
     @contextmanager
     def pipelined(self, connection: Connection) -> Iterator[None]:
         """Everything inside is sent at once and answered together; COPY cannot be part of it."""
-        self._pipelined = True
+        self.is_pipelined = True
         try:
             with of_handler(connection), connection.pipeline():
                 yield
@@ -58,11 +58,11 @@ class PostgresSession:
             self.failure = self.failure or error
             raise
         finally:
-            self._pipelined = False
+            self.is_pipelined = False
 
     def copy(self, write: CopyWrite) -> None:
         with self._watched() as connection:
-            if self._pipelined:
+            if self.is_pipelined:
                 rows = _processed(write.rows, _bind_processors(write.table, write.columns))
                 statement = _insert_statement(write.table, write.columns)
                 connection.cursor().executemany(statement, rows)
@@ -89,7 +89,7 @@ class PostgresSession:
         At COMMIT it would be a doubt, and the next try would end the same way.
         """
         with self._watched() as connection:
-            if self._pipelined:
+            if self.is_pipelined:
                 connection.execute("SET CONSTRAINTS ALL IMMEDIATE")
                 connection.execute("SET CONSTRAINTS ALL DEFERRED")
                 return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import msgspec
@@ -92,23 +92,38 @@ class Store:
         self._finished()
 
     def commit(self, advances: Sequence[Advance], topics: dict[int, tuple[str, str]]) -> None:
-        """Write outbox, dead letters and progress, then commit.
+        """:meth:`write` and :meth:`commit_written`; nothing is left open when either fails."""
+        try:
+            self.write(advances, topics)
+            self.commit_written()
+        except DatabaseDoubt:
+            self.rollback()
+            raise
 
-        The number of rows that the compare-and-set hit is read before COMMIT is sent.
+    def write(self, advances: Sequence[Advance], topics: dict[int, tuple[str, str]]) -> None:
+        """Write outbox, dead letters and progress; :meth:`commit_written` is next.
+
+        The number of rows that the compare-and-set hit is read here, before COMMIT is sent.
 
         :param topics: name and id of the topic of each progress id.
-        :raises OwnerChanged: when another owner was faster; nothing is committed.
-        :raises DatabaseDoubt: when the outcome is not certain.
+        :raises OwnerChanged: when another owner was faster.
+        :raises DatabaseDoubt: for every error of Postgres, unless :meth:`together` tells of it.
         """
-        with doubtful("outbox"), self._steps.step(Step.STORE):
+        told = nullcontext() if self.session.is_pipelined else doubtful("outbox")
+        with told, self._steps.step(Step.STORE):
             connection = self._open()
             with connection.pipeline():
                 self._write_outbox(connection, advances)
                 self._write_dead_letters(connection, advances, topics)
                 moved = _compare_and_set(connection, advances)
         if moved != len(advances):
-            self.rollback()
             raise OwnerChanged(f"{len(advances) - moved} of {len(advances)} partitions moved on")
+
+    def commit_written(self) -> None:
+        """Commit what was written.
+
+        :raises DatabaseDoubt: when the outcome is not certain.
+        """
         self._database.commit()
         self._finished()
 

@@ -51,13 +51,34 @@ class Rooms:
     clock: Clock
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Effects:
-    """What a batch is to change; ``sent`` says that its outputs are on their way."""
+    """What a batch is to change, and how far that has got."""
 
     moved: Sequence[Handled]
     advances: Sequence[Advance]
     sent: bool
+    """Its outputs are on their way."""
+    stored: bool = False
+    """Its advances are written, not committed."""
+
+
+class Ahead:
+    """Implements ``handling.Ahead``: Kafka and Postgres have their work while the batch goes on."""
+
+    def __init__(
+        self, send: Callable[[Sequence[Handled]], Effects], store: Callable[[Effects], None]
+    ) -> None:
+        self._send = send
+        self._store = store
+        self.effects: Effects | None = None
+
+    def handled(self, handled: Sequence[Handled]) -> None:
+        self.effects = self._send(handled)
+
+    def flushed(self) -> None:
+        if self.effects is not None:
+            self._store(self.effects)
 
 
 class Worker:
@@ -189,34 +210,31 @@ class Worker:
 
         The outputs of a batch that is expected to succeed travel while its writes are flushed.
         """
-        effects: list[Effects] = []
         for attempt in range(MAX_RESTARTS * 2):
+            alone = self._cautious == CAUTIOUS_BATCHES
+            ahead = None if self._cautious else Ahead(self._send, self._store)
             try:
-                if self._cautious == CAUTIOUS_BATCHES:
+                if alone:
                     handled = self._rooms.isolation.run(slices)
-                elif self._cautious:
-                    handled = self._rooms.handling.run(slices)
                 else:
-                    handled = self._rooms.handling.run(
-                        slices, lambda handled: effects.append(self._send(handled))
-                    )
-                self._cautious = max(0, self._cautious - 1)
-                return handled, effects[0] if effects else self._send(handled)
+                    handled = self._rooms.handling.run(slices, ahead)
             except Restart:
-                self._undo(effects)
+                self._undo()
                 self._clock.sleep(random.uniform(0.005, 0.02) * 2**attempt)  # noqa: S311
             except Doubt:
                 raise
             except Exception:
-                if self._cautious == CAUTIOUS_BATCHES:
+                if alone:
                     raise
-                self._undo(effects)
+                self._undo()
                 self._cautious = CAUTIOUS_BATCHES
+            else:
+                self._cautious = max(0, self._cautious - 1)
+                return handled, (ahead and ahead.effects) or self._send(handled)
         raise Doubt("deadlocks or serialization failures do not end")
 
-    def _undo(self, effects: list[Effects]) -> None:
+    def _undo(self) -> None:
         """Before another run: nothing of this one may be kept, in either store."""
-        effects.clear()
         self._rooms.store.rollback()
         self._rooms.publisher.abandon()
 
@@ -237,13 +255,19 @@ class Worker:
         if not moved:
             self._rooms.store.rollback()
             return
-        self._rooms.store.commit(effects.advances, self._topics(moved))
+        self._store(effects)
+        self._rooms.store.commit_written()
         for each in moved:
             self._believe(each)
         if effects.sent:
             self._rooms.publisher.commit()
             for each in moved:
                 sent(self._partitions[each.partition])
+
+    def _store(self, effects: Effects) -> None:
+        if effects.moved and not effects.stored:
+            self._rooms.store.write(effects.advances, self._topics(effects.moved))
+            effects.stored = True
 
     def _advance(self, handled: Handled) -> Advance:
         owned = self._partitions[handled.partition]

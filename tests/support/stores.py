@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from processor.transaction import Parameters, Row, Statement
@@ -48,6 +50,11 @@ class ListStore:
     def __init__(self) -> None:
         self.session = ListSession()
         self._marks: list[int] = []
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """A list has no round trips."""
+        yield
 
     def settle(self) -> None:
         """A list has no deferred constraints."""
