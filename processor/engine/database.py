@@ -27,6 +27,7 @@ from processor.settings import Database as DatabaseSettings
 STRONGER_THAN_ON = ("remote_apply",)
 
 Connection = psycopg.Connection[tuple[Any, ...]]
+Cursor = psycopg.Cursor[tuple[Any, ...]]
 
 
 def application_name(group_id: str, slot: str) -> str:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import msgspec
 
 from processor.engine.batch import DeadLetter, OutboxEntry
-from processor.engine.database import Connection, Database, doubtful
-from processor.engine.failures import DatabaseDoubt, OwnerChanged
+from processor.engine.database import Connection, Cursor, Database, doubtful
+from processor.engine.failures import DatabaseDoubt, Doubt, OwnerChanged
 from processor.engine.session import PostgresSession
 from processor.engine.steps import Step, Steps
 
@@ -96,7 +96,7 @@ class Store:
         try:
             self.write(advances, topics)
             self.commit_written()
-        except DatabaseDoubt:
+        except Doubt:
             self.rollback()
             raise
 
@@ -113,9 +113,13 @@ class Store:
         with told, self._steps.step(Step.STORE):
             connection = self._open()
             with connection.pipeline():
-                self._write_outbox(connection, advances)
+                extended = self._write_outbox(connection, advances)
                 self._write_dead_letters(connection, advances, topics)
                 moved = _compare_and_set(connection, advances)
+            gone = [a.extends for a, cursor in extended if cursor.rowcount != 1]
+        if gone:
+            # It was ours alone: its end was not sent as K, and nobody else lengthens it.
+            raise OwnerChanged(f"the outbox row at {gone[0]} is gone")
         if moved != len(advances):
             raise OwnerChanged(f"{len(advances) - moved} of {len(advances)} partitions moved on")
 
@@ -144,13 +148,14 @@ class Store:
         self._transaction = None
         self.session.failure = None
 
-    def _write_outbox(self, connection: Connection, advances: Sequence[Advance]) -> None:
-        for advance in advances:
-            if advance.extends is not None:
-                _extend(connection, advance)
+    def _write_outbox(
+        self, connection: Connection, advances: Sequence[Advance]
+    ) -> list[tuple[Advance, Cursor]]:
+        """The rows that are lengthened, with the cursor that tells how many were."""
         entries = [a.entry for a in advances if a.entry is not None and a.extends is None]
         if entries:
             connection.execute(_INSERT_OUTBOX, _outbox_columns(entries))
+        return [(a, _extend(connection, a)) for a in advances if a.extends is not None]
 
     def _write_dead_letters(
         self,
@@ -233,19 +238,13 @@ def _progress_row(advance: Advance) -> tuple[object, ...]:
     )
 
 
-def _extend(connection: Connection, advance: Advance) -> None:
-    """Lengthen the row without outputs that ends at ``first``.
-
-    It is ours alone: its end was not sent as K, and the compare-and-set below refuses everything
-    if another owner has come meanwhile.
-    """
-    cursor = connection.execute(
+def _extend(connection: Connection, advance: Advance) -> Cursor:
+    """Lengthen the row without outputs that ends at ``first``."""
+    return connection.execute(
         "UPDATE processor.outbox SET next_offset = %s WHERE progress_id = %s"
         " AND first_offset = %s AND next_offset = %s AND output_count = 0",
         (advance.next, advance.progress_id, advance.extends, advance.first),
     )
-    if cursor.rowcount != 1:
-        raise OwnerChanged(f"the outbox row at {advance.extends} is gone")
 
 
 def _outbox_columns(entries: Sequence[OutboxEntry]) -> list[list[object]]:
