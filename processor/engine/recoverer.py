@@ -40,6 +40,12 @@ from processor.engine.recovery import (
 
 SECOND_READING_SECONDS = 1.0
 WAITING_AFTER_SECONDS = 5.0
+STALE_AFTER_SECONDS = 45.0
+"""Longer than any transaction of this group stays open: its time-out and the broker's sweep."""
+STALE_COORDINATOR_REMEDY = (
+    "if no transaction is open, the group's coordinator keeps one that has ended: "
+    "restart the broker that leads the group's partition of __consumer_offsets"
+)
 READ_BACK_ATTEMPTS = 5
 READ_BACK_SECONDS = 0.01
 REPUBLISH_CHUNK_BYTES = 16_000_000
@@ -372,7 +378,12 @@ class Recoverer:
         waited = now - each.waiting_since
         each.due = now + min(1.0, 0.05 + waited / 10)
         if waited > WAITING_AFTER_SECONDS and each.state in (State.RECOVERING, State.WAITING):
-            self._partitions.move(each, State.WAITING, "waiting", why)
+            if waited > STALE_AFTER_SECONDS:
+                self._partitions.move(
+                    each, State.WAITING, "waiting-long", why, STALE_COORDINATOR_REMEDY
+                )
+            else:
+                self._partitions.move(each, State.WAITING, "waiting", why)
 
 
 def _known(found: Committed | str) -> Committed:
