@@ -111,7 +111,7 @@ class Threaded:
         try:
             self._call()
         except BaseException as error:
-            self._error = error
+            self._error = error.with_traceback(None)
         del self._call
         self._returned.set()
 

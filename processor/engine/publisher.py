@@ -125,7 +125,11 @@ class _Line:
     def abort(self) -> None:
         """Not while offsets are being sent: initialising the next producer aborts as well."""
         if self._sending is not None:
-            self.offsets_sent(ABANDON_SECONDS)
+            try:
+                self.offsets_sent(ABANDON_SECONDS)
+            except PublishDoubt as doubt:
+                if doubt.unanswered:
+                    raise
         with self._call(Step.ABORT, "abort_transaction"):
             self._producer.purge()
             self._producer.abort_transaction(CALL_TIMEOUT_SECONDS)

@@ -45,6 +45,8 @@ class PostgresSession:
     def __init__(self, open_connection: Callable[[], Connection]) -> None:
         self._connection = open_connection
         self.is_pipelined = False
+        self.has_broken_pipeline = False
+        """psycopg may then believe in prepared statements that the server has skipped."""
         self.failure: Exception | None = None
 
     @contextmanager
@@ -56,6 +58,7 @@ class PostgresSession:
                 yield
         except Exception as error:
             self.failure = self.failure or error
+            self.has_broken_pipeline = True
             raise
         finally:
             self.is_pipelined = False
@@ -63,7 +66,7 @@ class PostgresSession:
     def copy(self, write: CopyWrite) -> None:
         with self._watched() as connection:
             if self.is_pipelined:
-                rows = _processed(write.rows, _bind_processors(write.table, write.columns))
+                rows = plain_rows(connection, write)
                 statement = _insert_statement(write.table, write.columns)
                 connection.cursor().executemany(statement, rows)
                 return
@@ -272,29 +275,44 @@ class _Adapter:
     def __init__(self, connection: Connection) -> None:
         self._transformer = Transformer(connection)
 
-    def __call__(self, value: object) -> str:
+    def __call__(self, value: object) -> str | None:
         dumped = self._transformer.get_dumper(value, PyFormat.TEXT).dump(value)
-        if dumped is None:
-            return "\\N"
-        plain: str = str(bytes(dumped), "utf-8")
-        return plain.translate(_ESCAPES)
+        return None if dumped is None else str(bytes(dumped), "utf-8")
 
 
 _PLAIN = (datetime.datetime, datetime.date, datetime.time, decimal.Decimal, uuid.UUID)
 
 
-def _field(value: object, adapt: Callable[[object], str]) -> str:
-    if value is None:
-        return "\\N"
+_NEVER_ESCAPED = frozenset({int, float, bool, *_PLAIN})
+
+
+def plain_rows(connection: Connection, write: CopyWrite) -> list[list[str | None]]:
+    """The rows as text, which the columns' types read as they read it from COPY.
+
+    Typed parameters would be cast instead: 1.5 rounded into an int, a zone converted away.
+    """
+    rows = _processed(write.rows, _bind_processors(write.table, write.columns))
+    adapt = _Adapter(connection)
+    return [[_plain(value, adapt) for value in row] for row in rows]
+
+
+def _plain(value: object, adapt: Callable[[object], str | None]) -> str | None:
     kind = type(value)
-    if kind is str:
-        return str(value).translate(_ESCAPES)
+    if value is None or kind is str:
+        return value  # type: ignore[return-value]
     if kind is int or kind is float:
         return repr(value)
     if kind is bool:
         return "t" if value else "f"
     if isinstance(value, bytes):
-        return "\\\\x" + value.hex()
+        return "\\x" + value.hex()
     if kind in _PLAIN:
         return str(value)
     return adapt(value)
+
+
+def _field(value: object, adapt: Callable[[object], str | None]) -> str:
+    plain = _plain(value, adapt)
+    if plain is None:
+        return "\\N"
+    return plain if type(value) in _NEVER_ESCAPED else plain.translate(_ESCAPES)

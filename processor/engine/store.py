@@ -55,7 +55,7 @@ class Store:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """What is written inside goes to Postgres in one round trip, BEGIN included.
+        """What is written inside goes to Postgres in few round trips, BEGIN included.
 
         An error is told by whichever statement meets it; whose it is shows a run one by one.
         """
@@ -87,7 +87,10 @@ class Store:
 
     def rollback(self) -> None:
         """Forget everything since the last commit; never raises."""
-        if self._transaction is not None:
+        if self.session.has_broken_pipeline:
+            self.session.has_broken_pipeline = False
+            self._database.close()
+        elif self._transaction is not None:
             self._database.rollback()
         self._finished()
 

@@ -210,8 +210,8 @@ class Worker:
 
         The outputs of a batch that is expected to succeed travel while its writes are flushed.
         """
+        alone = False
         for attempt in range(MAX_RESTARTS * 2):
-            alone = self._cautious == CAUTIOUS_BATCHES
             ahead = None if self._cautious else Ahead(self._send, self._store)
             try:
                 if alone:
@@ -220,6 +220,7 @@ class Worker:
                     handled = self._rooms.handling.run(slices, ahead)
             except Restart:
                 self._undo()
+                self._cautious = CAUTIOUS_BATCHES
                 self._clock.sleep(random.uniform(0.005, 0.02) * 2**attempt)  # noqa: S311
             except Doubt:
                 raise
@@ -228,6 +229,7 @@ class Worker:
                     raise
                 self._undo()
                 self._cautious = CAUTIOUS_BATCHES
+                alone = True
             else:
                 self._cautious = max(0, self._cautious - 1)
                 return handled, (ahead and ahead.effects) or self._send(handled)

@@ -244,3 +244,60 @@ def test_a_connection_that_is_killed_is_a_doubt(kinds: PostgresWorld, row: Row) 
         at_once(store, one("short", "x"), step(row, 0, 5, [b"x"]))
     store.rollback()
     assert kinds.observed.h(row.id) == 0
+
+
+@WAYS
+@pytest.mark.parametrize(
+    ("name", "value", "kept"),
+    [("text", True, "t"), ("flag", 1, True), ("exact", 0.1, Decimal("0.10"))],
+)
+def test_other_types_are_read_alike(
+    kinds: PostgresWorld,
+    row: Row,
+    way: Callable[[Store], Any],
+    name: str,
+    value: object,
+    kept: object,
+) -> None:
+    store = kinds.store()
+    with way(store):
+        store.session.copy(one(name, value))
+    store.commit([step(row, 0, 5)], {row.id: NAMES})
+    assert kinds.observed.rows(f"SELECT {name} FROM kinds") == [{name: kept}]
+
+
+@WAYS
+def test_a_fraction_is_never_rounded_into_an_integer(
+    kinds: PostgresWorld, way: Callable[[Store], Any]
+) -> None:
+    store = kinds.store()
+
+    def write() -> None:
+        with way(store):
+            store.session.copy(CopyWrite(KINDS, ("id",), [(1.5,)]))
+
+    with pytest.raises(StatementFailed):
+        write()
+
+
+def test_the_fast_path_comes_back_after_a_failure_at_any_count(
+    kinds: PostgresWorld, row: Row
+) -> None:
+    """psycopg prepares at the sixth use; a statement that the server skipped is not prepared."""
+    for good in range(8):
+        store = kinds.store(f"s{good}")
+        store.rollback()
+        for number in range(good):
+            store.session.failure = None
+            with store.together():
+                store.session.copy(one("short", str(number)))
+                store.settle()
+            store.rollback()
+        with pytest.raises(StatementFailed):
+            at_once(store, CopyWrite(KINDS, ("id", "text"), [(1, "same"), (2, "same"), (1, "x")]))
+        store.rollback()
+        for number in range(8):
+            with store.together():
+                store.session.copy(one("short", str(number)))
+                store.settle()
+            store.rollback()
