@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
@@ -16,11 +17,10 @@ from processor.settings import Kafka
 CALL_TIMEOUT_SECONDS = 8.0
 """Below ``socket.timeout.ms``, so that a stalled call ends as a time-out and not as a re-send."""
 SOCKET_TIMEOUT_MILLISECONDS = 10_000
-CONNECTION_LINES: dict[str, Any] = {"log.connection.close": True, "log_level": 6}
 LARGEST_BATCH_BYTES = 1_000_000
 """librdkafka's own default for ``batch.size``."""
-
-
+CONNECTION_LINES: dict[str, Any] = {"log.connection.close": True, "log_level": 6}
+"""Settings under which the lines below are logged."""
 RESEND_MARKS = ("FAIL", "REQTMOUT")
 """How the log lines begin that tell of a connection or a request that was given up."""
 
@@ -44,14 +44,7 @@ class LogLines(logging.Handler):
         return logger
 
 
-class Sending(Protocol):
-    """A call under way."""
-
-    def wait(self, timeout_seconds: float) -> bool:
-        """Whether it has returned; raises what it raised."""
-
-
-Background = Callable[[Callable[[], object]], Sending]
+Background = Callable[[Callable[[], object]], "Future[object]"]
 """Makes a call while the caller goes on."""
 
 
@@ -64,8 +57,7 @@ class Clients(Protocol):
     @property
     def incremental(self) -> bool: ...
 
-    @property
-    def background(self) -> Background: ...
+    background: Background
 
     def consumer(self, on_error: Callable[[Any], None]) -> Any: ...
 
@@ -81,53 +73,48 @@ class Clients(Protocol):
     def admin(self, logger: logging.Logger) -> Any: ...
 
 
-class Threaded:
-    """Implements :class:`Sending`: one call, made in a thread that waits for such calls.
+class Threads:
+    """Implements :class:`Background`; a thread serves one call after the other.
 
     A call may never return: its thread is left to it and the next call has a new one. The threads
-    are daemons, so that the process can end all the same.
+    are daemons, which those of an executor are not, so that the process can end all the same.
     """
 
-    _idle: SimpleQueue[SimpleQueue[Threaded]] = SimpleQueue()
+    def __init__(self) -> None:
+        self._idle: SimpleQueue[SimpleQueue[_Call]] = SimpleQueue()
 
-    def __init__(self, call: Callable[[], object]) -> None:
-        self._call = call
-        self._returned = threading.Event()
-        self._error: BaseException | None = None
+    def __call__(self, call: Callable[[], object]) -> Future[object]:
         try:
             calls = self._idle.get_nowait()
         except Empty:
             calls = SimpleQueue()
-            threading.Thread(target=self.serve, args=(calls,), name="sending", daemon=True).start()
-        calls.put(self)
+            threading.Thread(target=self._serve, args=(calls,), name="sending", daemon=True).start()
+        future: Future[object] = Future()
+        calls.put((call, future))
+        return future
 
-    def wait(self, timeout_seconds: float) -> bool:
-        returned = self._returned.wait(timeout_seconds)
-        if self._error is not None:
-            raise self._error
-        return returned
-
-    def run(self) -> None:
-        try:
-            self._call()
-        except BaseException as error:
-            self._error = error.with_traceback(None)
-        del self._call
-        self._returned.set()
-
-    @classmethod
-    def serve(cls, calls: SimpleQueue[Threaded]) -> None:
+    def _serve(self, calls: SimpleQueue[_Call]) -> None:
         while True:
-            calls.get().run()
-            cls._idle.put(calls)
+            _make(*calls.get())
+            self._idle.put(calls)
+
+
+_Call = tuple[Callable[[], object], "Future[object]"]
+
+
+def _make(call: Callable[[], object], future: Future[object]) -> None:
+    """Nothing of the call outlives this: not its client, by way of an error's traceback."""
+    try:
+        future.set_result(call())
+    except BaseException as error:
+        future.set_exception(error.with_traceback(None))
 
 
 class KafkaClients:
     """Implements :class:`Clients` with confluent-kafka."""
 
-    background = Threaded
-
     def __init__(self, kafka: Kafka, group_id: str, slot: str) -> None:
+        self.background: Background = Threads()
         self._kafka = kafka
         self._group_id = group_id
         self._slot = slot

@@ -24,6 +24,8 @@ from processor.engine.failures import ReadFailed
 from processor.engine.steps import Step, Steps
 
 READ_TIMEOUT_SECONDS = 5.0
+UNSTABLE = "unstable"
+"""Said of an offset while a transaction that moves it is pending."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +46,9 @@ class Cluster:
         self, make_admin: Callable[[logging.Logger], Any], group_id: str, steps: Steps
     ) -> None:
         self._make_admin = make_admin
+        self._lines = LogLines()
+        self._current = make_admin(self._lines.logger())
         self._last: Any = None
-        self._begin_anew()
         self._group_id = group_id
         self._steps = steps
 
@@ -70,8 +73,9 @@ class Cluster:
                     found[name] = told(error)
                 else:
                     found[name] = TopicFacts(str(described.topic_id), len(described.partitions))
-        if any("UNKNOWN_TOPIC" not in fact for fact in found.values() if isinstance(fact, str)):
-            self._begin_anew()
+            silent = [f for f in found.values() if isinstance(f, str) and "UNKNOWN_TOPIC" not in f]
+            if silent:
+                self._begin_anew()
         return found
 
     def committed(self, partitions: Collection[Partition]) -> dict[Partition, Committed | str]:
@@ -158,8 +162,8 @@ class Cluster:
 
     def _begin_anew(self) -> None:
         """The last one is kept for a while, because its futures may be open."""
-        self._last, self._lines = getattr(self, "_current", None), LogLines()
-        self._current: Any = self._make_admin(self._lines.logger())
+        self._last, self._lines = self._current, LogLines()
+        self._current = self._make_admin(self._lines.logger())
 
     def _result(self, future: Future[Any]) -> Any:
         try:
@@ -171,7 +175,8 @@ class Cluster:
 def _committed(answer: Any) -> Committed | str:
     error: KafkaError | None = answer.error
     if error is not None:
-        return f"the offset is not known yet: {error.str()}"
+        why = UNSTABLE if error.code() == KafkaError.UNSTABLE_OFFSET_COMMIT else "not known yet"
+        return f"the offset is {why}: {error.str()}"
     if answer.offset < 0:
         return Committed(None, None)
     return Committed(answer.offset, answer.metadata)

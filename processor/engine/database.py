@@ -51,6 +51,7 @@ class Database:
         self._connection: Connection | None = None
         self._durability = "on"
         self._warnings: list[str] = []
+        self._pipeline_broke = False
         self.system_identifier = 0
 
     def connection(self) -> Connection:
@@ -63,7 +64,22 @@ class Database:
                 self._connection = self._connect()
         return self._connection
 
+    @contextmanager
+    def pipeline(self, connection: Connection) -> Iterator[None]:
+        """What is executed inside is sent at once and answered together.
+
+        After a failure :meth:`rollback` closes the connection: psycopg would go on to use prepared
+        statements whose preparation the server has skipped.
+        """
+        try:
+            with connection.pipeline():
+                yield
+        except BaseException:
+            self._pipeline_broke = True
+            raise
+
     def close(self) -> None:
+        self._pipeline_broke = False
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
@@ -111,6 +127,9 @@ class Database:
     def rollback(self) -> None:
         """End the open transaction without effect; never raises."""
         connection = self._connection
+        if self._pipeline_broke:
+            self.close()
+            return
         if connection is None or connection.closed:
             return
         try:

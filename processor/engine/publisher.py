@@ -10,7 +10,7 @@ same transactional id gets a new epoch, and what is late is refused.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from time import monotonic
 from typing import Any
@@ -23,7 +23,6 @@ from processor.engine.clients import (
     Background,
     Clients,
     LogLines,
-    Sending,
 )
 from processor.engine.cluster import told
 from processor.engine.failures import PublishDoubt
@@ -56,7 +55,7 @@ class _Line:
     ) -> None:
         self._steps = steps
         self._lines = LogLines()
-        self._sending: Sending | None = None
+        self._sending: Future[object] | None = None
         self.failures: list[tuple[str, KafkaError]] = []
         self.last_error: str | None = None
         self._producer: Any = clients.producer(
@@ -113,10 +112,13 @@ class _Line:
         """:raises PublishDoubt: also when the call does not return."""
         sending, self._sending = self._sending, None
         with self._call(Step.SEND_OFFSETS, SEND_OFFSETS_CALL):
-            if sending is not None and not sending.wait(timeout_seconds):
+            assert sending is not None, "offsets are sent with every transaction"
+            try:
+                sending.result(timeout_seconds)
+            except TimeoutError:
                 raise PublishDoubt(
                     f"{SEND_OFFSETS_CALL} did not return in {timeout_seconds:g} s", unanswered=True
-                )
+                ) from None
 
     def commit(self) -> None:
         with self._call(Step.END, "commit_transaction"):

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from processor.engine.batch import Committed, LogRange, OutboxEntry, Partition
 from processor.engine.clock import Clock
-from processor.engine.cluster import Cluster, TopicFacts
+from processor.engine.cluster import UNSTABLE, Cluster, TopicFacts
 from processor.engine.consumer import Consumer
 from processor.engine.failures import PublishDoubt, ReadFailed
 from processor.engine.ledger import Ledger
@@ -41,7 +41,7 @@ from processor.engine.recovery import (
 SECOND_READING_SECONDS = 1.0
 WAITING_AFTER_SECONDS = 5.0
 STALE_AFTER_SECONDS = 45.0
-"""Longer than any transaction of this group stays open: its time-out and the broker's sweep."""
+"""Longer than a transaction of the usual length is open: its time-out and the broker's sweep."""
 STALE_COORDINATOR_REMEDY = (
     "if no transaction is open, the group's coordinator keeps one that has ended: "
     "restart the broker that leads the group's partition of __consumer_offsets"
@@ -378,9 +378,9 @@ class Recoverer:
         waited = now - each.waiting_since
         each.due = now + min(1.0, 0.05 + waited / 10)
         if waited > WAITING_AFTER_SECONDS and each.state in (State.RECOVERING, State.WAITING):
-            if waited > STALE_AFTER_SECONDS:
+            if UNSTABLE in why and waited > STALE_AFTER_SECONDS:
                 self._partitions.move(
-                    each, State.WAITING, "waiting-long", why, STALE_COORDINATOR_REMEDY
+                    each, State.WAITING, "offset-unstable", why, STALE_COORDINATOR_REMEDY
                 )
             else:
                 self._partitions.move(each, State.WAITING, "waiting", why)

@@ -7,7 +7,7 @@ import decimal
 import re
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import lru_cache
 from typing import Any, LiteralString
 
@@ -45,20 +45,19 @@ class PostgresSession:
     def __init__(self, open_connection: Callable[[], Connection]) -> None:
         self._connection = open_connection
         self.is_pipelined = False
-        self.has_broken_pipeline = False
-        """psycopg may then believe in prepared statements that the server has skipped."""
         self.failure: Exception | None = None
 
     @contextmanager
-    def pipelined(self, connection: Connection) -> Iterator[None]:
-        """Everything inside is sent at once and answered together; COPY cannot be part of it."""
+    def pipelined(
+        self, connection: Connection, pipeline: AbstractContextManager[None]
+    ) -> Iterator[None]:
+        """Write inside the pipeline, which COPY cannot be part of; errors may come at its end."""
         self.is_pipelined = True
         try:
-            with of_handler(connection), connection.pipeline():
+            with of_handler(connection), pipeline:
                 yield
         except Exception as error:
             self.failure = self.failure or error
-            self.has_broken_pipeline = True
             raise
         finally:
             self.is_pipelined = False

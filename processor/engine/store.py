@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import msgspec
@@ -55,13 +55,13 @@ class Store:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """What is written inside goes to Postgres in few round trips, BEGIN included.
+        """What is written inside goes to Postgres at once, BEGIN included.
 
         An error is told by whichever statement meets it; whose it is shows a run one by one.
         """
         with doubtful("connect"):
             connection = self._transaction or self._database.connection()
-        with self.session.pipelined(connection):
+        with self.session.pipelined(connection, self._database.pipeline(connection)):
             yield
 
     def settle(self) -> None:
@@ -87,10 +87,7 @@ class Store:
 
     def rollback(self) -> None:
         """Forget everything since the last commit; never raises."""
-        if self.session.has_broken_pipeline:
-            self.session.has_broken_pipeline = False
-            self._database.close()
-        elif self._transaction is not None:
+        if self._transaction is not None:
             self._database.rollback()
         self._finished()
 
@@ -112,13 +109,11 @@ class Store:
         :raises OwnerChanged: when another owner was faster.
         :raises DatabaseDoubt: for every error of Postgres, unless :meth:`together` tells of it.
         """
-        told = nullcontext() if self.session.is_pipelined else doubtful("outbox")
-        with told, self._steps.step(Step.STORE):
+        with self._steps.step(Step.STORE), self._apart():
             connection = self._open()
-            with connection.pipeline():
-                extended = self._write_outbox(connection, advances)
-                self._write_dead_letters(connection, advances, topics)
-                moved = _compare_and_set(connection, advances)
+            extended = self._write_outbox(connection, advances)
+            self._write_dead_letters(connection, advances, topics)
+            moved = _compare_and_set(connection, advances)
             gone = [a.extends for a, cursor in extended if cursor.rowcount != 1]
         if gone:
             # It was ours alone: its end was not sent as K, and nobody else lengthens it.
@@ -133,6 +128,15 @@ class Store:
         """
         self._database.commit()
         self._finished()
+
+    @contextmanager
+    def _apart(self) -> Iterator[None]:
+        """A pipeline of the framework's own statements, unless they go with the handlers'."""
+        if self.session.is_pipelined:
+            yield
+            return
+        with doubtful("outbox"), self._database.pipeline(self._open()):
+            yield
 
     def _open(self) -> Connection:
         """The connection in its transaction, begun if there is none.
