@@ -33,7 +33,7 @@ from pipelines.user_events.handlers import PROCESSED
 REFERENCE = "pipelines.user_events:pipeline"
 SETTLE_SECONDS = 1.5
 WARM_RATE = 300
-FIRST_WARM_SECONDS, WARM_SECONDS = 30, 5
+FIRST_WARM_SECONDS, WARM_SECONDS = 120, 5
 """A broker that has just started runs uncompiled: its steps take two to three times as long."""
 COMPILED = "-XX:TieredStopAtLevel=4"
 

@@ -48,8 +48,8 @@ class Database:
         self._name = name
         self._steps = steps
         self._isolation = isolation
+        self._limits = ""
         self._connection: Connection | None = None
-        self._durability = "on"
         self._warnings: list[str] = []
         self._pipeline_broke = False
         self.system_identifier = 0
@@ -91,18 +91,12 @@ class Database:
         one that is stopped inside COPY is freed by no time-out, so COPY data is complete before.
         """
         connection = self.connection()
-        statement = int(self._settings.statement_timeout_seconds * 1000)
-        idle = int(self._settings.idle_in_transaction_timeout_seconds * 1000)
-        statements = [
-            f"BEGIN ISOLATION LEVEL {isolation or self._isolation} READ WRITE",
-            f"SET LOCAL synchronous_commit = '{self._durability}'",
-            f"SET LOCAL statement_timeout = {statement}",
-            f"SET LOCAL idle_in_transaction_session_timeout = {idle}",
-        ]
+        begin = f"BEGIN ISOLATION LEVEL {isolation or self._isolation} READ WRITE"
         if connection.pgconn.pipeline_status is PipelineStatus.OFF:
-            statements = ["; ".join(statements)]
-        for each in statements:
-            self._run_or_close(connection, text(each))
+            self._run_or_close(connection, f"{begin}; {self._limits}")
+        else:
+            self._run_or_close(connection, begin)
+            self._run_or_close(connection, self._limits, prepare=True)
         return connection
 
     def commit(self) -> None:
@@ -155,11 +149,11 @@ class Database:
         self.commit()
 
     def _run_or_close(
-        self, connection: Connection, statement: LiteralString
+        self, connection: Connection, statement: str, *, prepare: bool = False
     ) -> psycopg.Cursor[tuple[Any, ...]]:
         """A half-done BEGIN or COMMIT would leave a session that nobody ends."""
         try:
-            return connection.execute(statement, prepare=False)
+            return connection.execute(text(statement), prepare=prepare)
         except BaseException:
             self.close()
             raise
@@ -187,9 +181,21 @@ class Database:
             " FROM pg_control_system()"
         ).fetchone()
         assert row is not None
-        self._durability = row[0] if row[0] in STRONGER_THAN_ON else "on"
+        self._limits = self._limited(row[0] if row[0] in STRONGER_THAN_ON else "on")
         self.system_identifier = row[1]
         return connection
+
+    def _limited(self, durability: str) -> str:
+        """The statement that follows BEGIN; one, because each costs its share of a small batch."""
+        values = {
+            "synchronous_commit": durability,
+            "statement_timeout": int(self._settings.statement_timeout_seconds * 1000),
+            "idle_in_transaction_session_timeout": int(
+                self._settings.idle_in_transaction_timeout_seconds * 1000
+            ),
+        }
+        set_locally = (f"set_config('{name}', '{value}', true)" for name, value in values.items())
+        return f"SELECT {', '.join(set_locally)}"
 
     def _noticed(self, diagnostic: psycopg.errors.Diagnostic) -> None:
         """A COMMIT whose wait for the synchronous standby was cut short says so in a warning."""

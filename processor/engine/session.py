@@ -92,8 +92,8 @@ class PostgresSession:
         """
         with self._watched() as connection:
             if self.is_pipelined:
+                # Nothing of a handler follows.
                 connection.execute("SET CONSTRAINTS ALL IMMEDIATE")
-                connection.execute("SET CONSTRAINTS ALL DEFERRED")
                 return
             connection.execute(
                 "SET CONSTRAINTS ALL IMMEDIATE; SET CONSTRAINTS ALL DEFERRED", prepare=False

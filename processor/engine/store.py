@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -182,7 +182,7 @@ class Store:
 _INSERT_OUTBOX = """
 INSERT INTO processor.outbox
     (progress_id, first_offset, next_offset, output_count, checksum, payload)
-SELECT * FROM unnest(%b::bigint[], %b::bigint[], %b::bigint[], %b::int[], %b::bigint[], %b::bytea[])
+SELECT * FROM unnest(%s::bigint[], %s::bigint[], %s::bigint[], %s::int[], %s::bigint[], %b::bytea[])
 """
 
 _INSERT_DEAD_LETTER = """
@@ -224,25 +224,23 @@ SELECT count(*) FROM moved
 def _compare_and_set(connection: Connection, advances: Sequence[Advance]) -> int:
     """Move each H from ``first`` to ``next`` where lineage and token still hold; rows moved."""
     ordered = sorted(advances, key=lambda advance: advance.progress_id)
-    columns = zip(*map(_progress_row, ordered), strict=True)
-    row = connection.execute(_COMPARE_AND_SET, [list(column) for column in columns]).fetchone()
+    row = connection.execute(_COMPARE_AND_SET, _progress_columns(ordered)).fetchone()
     return int(row[0]) if row else 0
 
 
-def _progress_row(advance: Advance) -> tuple[object, ...]:
-    outputs = len(advance.entry.records) if advance.entry is not None else 0
-    return (
-        advance.progress_id,
-        advance.lineage,
-        advance.token,
-        advance.first,
-        advance.next,
-        advance.leader_epoch,
-        advance.handled,
-        outputs,
-        len(advance.dead_letters),
-        advance.skipped,
-    )
+def _progress_columns(advances: Sequence[Advance]) -> list[object]:
+    return [
+        _numbers(a.progress_id for a in advances),
+        [a.lineage for a in advances],
+        [a.token for a in advances],
+        _numbers(a.first for a in advances),
+        _numbers(a.next for a in advances),
+        _numbers(a.leader_epoch for a in advances),
+        _numbers(a.handled for a in advances),
+        _numbers(len(a.entry.records) if a.entry is not None else 0 for a in advances),
+        _numbers(len(a.dead_letters) for a in advances),
+        _numbers(a.skipped for a in advances),
+    ]
 
 
 def _extend(connection: Connection, advance: Advance) -> Cursor:
@@ -254,11 +252,20 @@ def _extend(connection: Connection, advance: Advance) -> Cursor:
     )
 
 
-def _outbox_columns(entries: Sequence[OutboxEntry]) -> list[list[object]]:
-    rows = (
-        (e.progress_id, e.first, e.next, len(e.records), e.checksum, e.payload) for e in entries
-    )
-    return [list(column) for column in zip(*rows, strict=True)]
+def _outbox_columns(entries: Sequence[OutboxEntry]) -> list[object]:
+    return [
+        _numbers(e.progress_id for e in entries),
+        _numbers(e.first for e in entries),
+        _numbers(e.next for e in entries),
+        _numbers(len(e.records) for e in entries),
+        _numbers(e.checksum for e in entries),
+        [e.payload for e in entries],
+    ]
+
+
+def _numbers(numbers: Iterable[int | None]) -> str:
+    """An array as Postgres reads it: psycopg takes several times as long for a list."""
+    return "{" + ",".join("NULL" if n is None else str(n) for n in numbers) + "}"
 
 
 def _dead_letter_row(letter: DeadLetter) -> tuple[object, ...]:
