@@ -40,6 +40,26 @@ class Advance:
     skipped: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """Statements under way that tell how many rows they hit."""
+
+    advances: Sequence[Advance]
+    lengthened: Sequence[tuple[Advance, Cursor]]
+    moved: Cursor
+
+    def check(self) -> None:
+        """:raises OwnerChanged: when a row that is ours alone was not as we know it."""
+        gone = [advance.extends for advance, cursor in self.lengthened if cursor.rowcount != 1]
+        if gone:
+            # Its end was not sent as K, and nobody else lengthens it.
+            raise OwnerChanged(f"the outbox row at {gone[0]} is gone")
+        row = self.moved.fetchone()
+        left = len(self.advances) - (row[0] if row else 0)
+        if left:
+            raise OwnerChanged(f"{left} of {len(self.advances)} partitions moved on")
+
+
 class Store:
     """Opens the transaction when something is first written, and commits it once.
 
@@ -51,6 +71,7 @@ class Store:
         self._group_id = group_id
         self._steps = steps
         self._transaction: Connection | None = None
+        self._written: _Written | None = None
         self.session = PostgresSession(self._open)
 
     @contextmanager
@@ -103,29 +124,23 @@ class Store:
     def write(self, advances: Sequence[Advance], topics: dict[int, tuple[str, str]]) -> None:
         """Write outbox, dead letters and progress; :meth:`commit_written` is next.
 
-        The number of rows that the compare-and-set hit is read here, before COMMIT is sent.
-
         :param topics: name and id of the topic of each progress id.
-        :raises OwnerChanged: when another owner was faster.
         :raises DatabaseDoubt: for every error of Postgres, unless :meth:`together` tells of it.
         """
         with self._steps.step(Step.STORE), self._apart():
             connection = self._open()
-            extended = self._write_outbox(connection, advances)
+            lengthened = self._write_outbox(connection, advances)
             self._write_dead_letters(connection, advances, topics)
-            moved = _compare_and_set(connection, advances)
-            gone = [a.extends for a, cursor in extended if cursor.rowcount != 1]
-        if gone:
-            # It was ours alone: its end was not sent as K, and nobody else lengthens it.
-            raise OwnerChanged(f"the outbox row at {gone[0]} is gone")
-        if moved != len(advances):
-            raise OwnerChanged(f"{len(advances) - moved} of {len(advances)} partitions moved on")
+            self._written = _Written(advances, lengthened, _compare_and_set(connection, advances))
 
     def commit_written(self) -> None:
-        """Commit what was written.
+        """Commit what was written, once it is known that the compare-and-set hit every row.
 
+        :raises OwnerChanged: when another owner was faster.
         :raises DatabaseDoubt: when the outcome is not certain.
         """
+        assert self._written is not None, "nothing is committed without a compare-and-set"
+        self._written.check()
         self._database.commit()
         self._finished()
 
@@ -152,7 +167,7 @@ class Store:
         return self._transaction
 
     def _finished(self) -> None:
-        self._transaction = None
+        self._transaction = self._written = None
         self.session.failure = None
 
     def _write_outbox(
@@ -221,11 +236,10 @@ SELECT count(*) FROM moved
 """
 
 
-def _compare_and_set(connection: Connection, advances: Sequence[Advance]) -> int:
-    """Move each H from ``first`` to ``next`` where lineage and token still hold; rows moved."""
+def _compare_and_set(connection: Connection, advances: Sequence[Advance]) -> Cursor:
+    """Move each H from ``first`` to ``next`` where lineage and token still hold; tells how many."""
     ordered = sorted(advances, key=lambda advance: advance.progress_id)
-    row = connection.execute(_COMPARE_AND_SET, _progress_columns(ordered)).fetchone()
-    return int(row[0]) if row else 0
+    return connection.execute(_COMPARE_AND_SET, _progress_columns(ordered))
 
 
 def _progress_columns(advances: Sequence[Advance]) -> list[object]:

@@ -221,6 +221,7 @@ def test_progress_that_goes_with_the_writes_is_refused_to_a_stranger(
     zombie = kinds.store("zombie")
     with pytest.raises((OwnerChanged, StatementFailed)):
         at_once(zombie, one("short", "x"), step(row, 0, 5, [b"zombie"]))
+        zombie.commit_written()
     zombie.rollback()
     assert kinds.observed.rows("SELECT * FROM kinds") == []
     assert kinds.observed.h(row.id) == 5
@@ -228,8 +229,9 @@ def test_progress_that_goes_with_the_writes_is_refused_to_a_stranger(
 
 def test_progress_that_is_refused_rolls_the_writes_back(kinds: PostgresWorld, row: Row) -> None:
     store = kinds.store()
+    at_once(store, one("short", "x"), step(row, 2, 5, [b"not at 2"]))
     with pytest.raises(OwnerChanged):
-        at_once(store, one("short", "x"), step(row, 2, 5, [b"not at 2"]))
+        store.commit_written()
     store.rollback()
     assert kinds.observed.rows("SELECT * FROM kinds") == []
     assert kinds.observed.h(row.id) == 0
