@@ -15,6 +15,7 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import RESOURCE_TOPIC, ConfigResource
 
 from processor.dsn import connection_error
+from processor.engine.batches import Batches
 from processor.engine.clients import Clients, KafkaClients, LogLines
 from processor.engine.clock import MonotonicClock
 from processor.engine.cluster import READ_TIMEOUT_SECONDS, Cluster, TopicFacts
@@ -150,9 +151,10 @@ def assemble(
         clock.now,
     )
     isolation = Isolation(handling, steps)
+    batches = Batches(partitions, handling, isolation, store, publisher, clock)
     incarnation = token_hex(8)
     worker = Worker(
-        Rooms(partitions, handling, isolation, store, publisher, register, observer, clock),
+        Rooms(partitions, batches, store, publisher, register, observer, clock),
         incarnation,
         stopping,
     )

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from processor.engine.batch import Committed, LogRange, OutboxEntry, Partition
+from processor.engine.batch import Committed, LogRange, Partition
+from processor.engine.catchup import Catchup, Lagging, Unpublished
 from processor.engine.clock import Clock
 from processor.engine.cluster import UNSTABLE, Cluster, TopicFacts
 from processor.engine.consumer import Consumer
-from processor.engine.failures import PublishDoubt, ReadFailed
+from processor.engine.failures import ReadFailed
 from processor.engine.ledger import Ledger
 from processor.engine.locked_rows import Known, LockedRows
 from processor.engine.observer import Observer
@@ -24,7 +25,6 @@ from processor.engine.recovery import (
     CommitOffset,
     Decision,
     HaltAt,
-    Intent,
     MoveStart,
     Reading,
     Republish,
@@ -34,7 +34,6 @@ from processor.engine.recovery import (
     Supersede,
     Wait,
     decide,
-    make_metadata,
     read_metadata,
 )
 
@@ -46,22 +45,15 @@ STALE_COORDINATOR_REMEDY = (
     "if no transaction is open, the group's coordinator keeps one that has ended: "
     "restart the broker that leads the group's partition of __consumer_offsets"
 )
-READ_BACK_ATTEMPTS = 5
-READ_BACK_SECONDS = 0.01
-REPUBLISH_CHUNK_BYTES = 16_000_000
-OUTPUT_REFUSED = "output-refused"
-OUTPUT_REFUSED_REMEDY = (
-    "create the topic, raise its max.message.bytes or grant Write; it goes on by itself"
-)
 
 
 @dataclass(slots=True)
 class _Plan:
-    """What is to be done in Kafka once the renewed tokens are committed."""
+    """What is to be done once the renewed tokens are committed."""
 
     resume: list[tuple[Owned, Row, Committed]] = field(default_factory=list)
-    commit: list[tuple[Owned, Row, CommitOffset]] = field(default_factory=list)
-    republish: list[tuple[Owned, Row, list[OutboxEntry]]] = field(default_factory=list)
+    lagging: list[Lagging] = field(default_factory=list)
+    unpublished: list[Unpublished] = field(default_factory=list)
 
 
 class Recoverer:
@@ -86,7 +78,7 @@ class Recoverer:
         self._partitions = partitions
         self._observer = observer
         self._clock = clock.now
-        self._sleep = clock.sleep
+        self._catchup = Catchup(cluster, ledger, publisher, partitions, observer, clock)
         self._start_from = start_from
         self._halt_recheck_seconds = halt_recheck_seconds
 
@@ -100,8 +92,8 @@ class Recoverer:
             self._publisher.prepare()
         plan = self._read_and_decide(due)
         self._resume(plan)
-        self._commit_offsets(plan)
-        self._republish(plan)
+        self._catchup.commit_offsets(plan.lagging, self._consumer.snapshot)
+        self._catchup.republish(plan.unpublished, self._consumer.snapshot)
 
     def _read_and_decide(self, due: Sequence[Owned]) -> _Plan:
         plan = _Plan()
@@ -212,10 +204,10 @@ class Recoverer:
         if isinstance(decision, Resume):
             plan.resume.append((each, renewed, reading.committed))
         elif isinstance(decision, CommitOffset):
-            plan.commit.append((each, renewed, decision))
+            plan.lagging.append(Lagging(each, renewed, decision))
         else:
             entries = [e for e in rows.known[each.partition].entries if e.next > decision.start]
-            plan.republish.append((each, renewed, entries))
+            plan.unpublished.append(Unpublished(each, renewed, entries))
 
     def _start(
         self,
@@ -279,73 +271,6 @@ class Recoverer:
             positions[each.partition] = (row.next_offset, row.leader_epoch)
         self._consumer.start(positions)
 
-    def _commit_offsets(self, plan: _Plan) -> None:
-        """Rows 7, 9, 12: one Kafka transaction without outputs, then K is read back."""
-        if not plan.commit:
-            return
-        offsets = [
-            (each.partition, decision.offset, make_metadata(row.lineage, row.token))
-            for each, row, decision in plan.commit
-        ]
-        self._publisher.send([], offsets, self._consumer.snapshot)
-        self._publisher.commit()
-        for each, row, decision in plan.commit:
-            if decision.intent is not None:
-                self._clear_intent(each, row, decision, decision.intent)
-        for each, _, _ in plan.commit:
-            each.due = self._clock()
-
-    def _clear_intent(self, each: Owned, row: Row, decision: CommitOffset, intent: Intent) -> None:
-        """Only a K that was read back does away with its intent; else the next pass does it."""
-        wanted = Committed(decision.offset, make_metadata(row.lineage, row.token))
-        for _ in range(READ_BACK_ATTEMPTS):
-            if self._cluster.committed([each.partition])[each.partition] == wanted:
-                self._ledger.clear_intent(row, intent, decision.offset, row.token)
-                return
-            # For a moment after its end a transaction still counts as pending.
-            self._sleep(READ_BACK_SECONDS)
-
-    def _republish(self, plan: _Plan) -> None:
-        """Row 17, one partition per transaction: one that is refused holds up no other."""
-        for each, row, entries in plan.republish:
-            metadata = make_metadata(row.lineage, row.token)
-            try:
-                for chunk in chunks(entries, REPUBLISH_CHUNK_BYTES):
-                    offsets = [(each.partition, chunk[-1].next, metadata)]
-                    self._publisher.send(chunk, offsets, self._consumer.snapshot)
-                    self._publisher.commit()
-            except PublishDoubt as doubt:
-                if not doubt.refused and not self._missing_topics(entries):
-                    self._publisher.lengthen()
-                    raise
-                self._refused(each, doubt)
-                self._publisher.prepare()
-            else:
-                each.refused = False
-                each.due = self._clock()
-                self._observer.noted(
-                    "republished",
-                    partition=str(each.partition),
-                    first=entries[0].first,
-                    next=entries[-1].next,
-                    outputs=sum(len(entry.records) for entry in entries),
-                )
-
-    def _missing_topics(self, entries: Sequence[OutboxEntry]) -> list[str]:
-        """Output topics that do not exist: producing to one only times out."""
-        names = {record.topic for entry in entries for record in entry.records}
-        facts = self._cluster.topics(names)
-        return [name for name, fact in facts.items() if "UNKNOWN_TOPIC" in str(fact)]
-
-    def _refused(self, each: Owned, doubt: PublishDoubt) -> None:
-        """Set the partition aside; its outputs are kept and tried again."""
-        each.refused = True
-        each.doubts += 1
-        each.due = self._clock() + min(30.0, 0.5 * 2.0 ** min(each.doubts, 6))
-        self._partitions.move(
-            each, State.WAITING, OUTPUT_REFUSED, str(doubt), OUTPUT_REFUSED_REMEDY
-        )
-
     def _halt(self, each: Owned, decision: HaltAt) -> None:
         """A halt needs two complete, equal readings a second apart."""
         now = self._clock()
@@ -388,17 +313,4 @@ class Recoverer:
 
 def _known(found: Committed | str) -> Committed:
     assert isinstance(found, Committed), "partitions whose K is unknown wait"
-    return found
-
-
-def chunks(entries: Sequence[OutboxEntry], limit_bytes: int) -> list[list[OutboxEntry]]:
-    """Consecutive entries, each chunk within the limit or of one entry."""
-    found: list[list[OutboxEntry]] = []
-    size = 0
-    for entry in entries:
-        size += len(entry.payload)
-        if not found or size > limit_bytes:
-            found.append([])
-            size = len(entry.payload)
-        found[-1].append(entry)
     return found

@@ -1,38 +1,26 @@
-"""The loop: consume, handle, store, publish; recover whatever is in doubt."""
+"""The loop: consume, run batches, recover whatever is in doubt."""
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from math import inf
 
-from processor.engine.batch import Handled, Partition, Slice, Source, Stop
+from processor.engine.batch import Handled, Partition, Slice, Stop
+from processor.engine.batches import Batches
 from processor.engine.clock import Clock
 from processor.engine.consumer import Consumer, Fetched
-from processor.engine.failures import Doubt, MemberFenced, PublishDoubt, Restart
-from processor.engine.handling import Handling
-from processor.engine.housekeeping import (
-    Housekeeping,
-    TopicReplaced,
-    offset_of,
-    row_of,
-    sent,
-)
-from processor.engine.isolation import Isolation
+from processor.engine.failures import Doubt, MemberFenced, PublishDoubt
+from processor.engine.housekeeping import Housekeeping, TopicReplaced
 from processor.engine.observer import Observer
-from processor.engine.outbox import seal
 from processor.engine.partitions import Owned, Partitions, State
 from processor.engine.publisher import Publisher
 from processor.engine.recoverer import Recoverer
 from processor.engine.register import Register
-from processor.engine.store import Advance, Store
+from processor.engine.store import Store
 from processor.errors import Exit, SlotTaken
 
 IDLE_SECONDS = 0.1
-MAX_RESTARTS = 5
-CAUTIOUS_BATCHES = 100
-"""After a failed batch: sending its outputs in vain costs new producers."""
 REJOIN_SECONDS = 3.0
 RESUME_REMEDY = "processor resume, after the cause is mended"
 
@@ -42,43 +30,12 @@ class Rooms:
     """The worker's collaborators, one for each role."""
 
     partitions: Partitions
-    handling: Handling
-    isolation: Isolation
+    batches: Batches
     store: Store
     publisher: Publisher
     register: Register
     observer: Observer
     clock: Clock
-
-
-@dataclass(slots=True)
-class Effects:
-    """What a batch is to change, and how far that has got."""
-
-    moved: Sequence[Handled]
-    advances: Sequence[Advance]
-    sent: bool
-    """Its outputs are on their way."""
-    stored: bool = False
-    """Its advances are written, not committed."""
-
-
-class Ahead:
-    """Implements ``handling.Ahead``: Kafka and Postgres have their work while the batch goes on."""
-
-    def __init__(
-        self, send: Callable[[Sequence[Handled]], Effects], store: Callable[[Effects], None]
-    ) -> None:
-        self._send = send
-        self._store = store
-        self.effects: Effects | None = None
-
-    def handled(self, handled: Sequence[Handled]) -> None:
-        self.effects = self._send(handled)
-
-    def flushed(self) -> None:
-        if self.effects is not None:
-            self._store(self.effects)
 
 
 class Worker:
@@ -96,8 +53,6 @@ class Worker:
         self._incarnation = incarnation
         self._stopping = stopping
         self._clock = rooms.clock
-        self._cautious = 0
-        """Batches until outputs are sent before the writes are flushed again."""
 
     def run(self, beat: Callable[[], None]) -> Exit:
         """Work until asked to stop, then drain.
@@ -184,14 +139,10 @@ class Worker:
                 self._doubt(Doubt(why), [each.partition])
 
     def _process(self, slices: Sequence[Slice]) -> None:
-        """One batch, in one Postgres and one Kafka transaction."""
         began = self._clock.now()
         try:
-            handled, effects = self._handle(slices)
-            self._take_effect(effects)
+            handled = self._rooms.batches.run(slices, self.consumer.snapshot)
         except Doubt as doubt:
-            self._rooms.store.rollback()
-            self._rooms.publisher.abandon()
             self._doubt(doubt, [each.partition for each in slices])
             return
         # Whoever has not had a turn comes first in the next one.
@@ -204,106 +155,6 @@ class Worker:
             dead_letters=sum(len(each.dead_letters) for each in handled),
             seconds=self._clock.now() - began,
         )
-
-    def _handle(self, slices: Sequence[Slice]) -> tuple[list[Handled], Effects]:
-        """Run the handlers: all at once, and if that fails message by message.
-
-        The outputs of a batch that is expected to succeed travel while its writes are flushed.
-        """
-        alone = False
-        for attempt in range(MAX_RESTARTS * 2):
-            ahead = None if self._cautious else Ahead(self._send, self._store)
-            try:
-                if alone:
-                    handled = self._rooms.isolation.run(slices)
-                else:
-                    handled = self._rooms.handling.run(slices, ahead)
-            except Restart:
-                self._undo()
-                self._cautious = CAUTIOUS_BATCHES
-                self._clock.sleep(random.uniform(0.005, 0.02) * 2**attempt)  # noqa: S311
-            except Doubt:
-                raise
-            except Exception:
-                if alone:
-                    raise
-                self._undo()
-                self._cautious = CAUTIOUS_BATCHES
-                alone = True
-            else:
-                self._cautious = max(0, self._cautious - 1)
-                return handled, (ahead and ahead.effects) or self._send(handled)
-        raise Doubt("deadlocks or serialization failures do not end")
-
-    def _undo(self) -> None:
-        """Before another run: nothing of this one may be kept, in either store."""
-        self._rooms.store.rollback()
-        self._rooms.publisher.abandon()
-
-    def _send(self, handled: Sequence[Handled]) -> Effects:
-        """Seal the outputs, and let them and the offsets travel; all stays invisible."""
-        moved = [each for each in handled if each.next > each.first]
-        advances = [self._advance(each) for each in moved]
-        entries = [a.entry for a in advances if a.entry is not None and a.entry.records]
-        if entries:
-            offsets = [offset_of(self._partitions[each.partition], each.next) for each in moved]
-            self._rooms.publisher.prepare()
-            self._rooms.publisher.send(entries, offsets, self.consumer.snapshot)
-        return Effects(moved, advances, bool(entries))
-
-    def _take_effect(self, effects: Effects) -> None:
-        """Postgres commits, and then Kafka: never before that commit is known."""
-        moved = effects.moved
-        if not moved:
-            self._rooms.store.rollback()
-            return
-        self._store(effects)
-        self._rooms.store.commit_written()
-        for each in moved:
-            self._believe(each)
-        if effects.sent:
-            self._rooms.publisher.commit()
-            for each in moved:
-                sent(self._partitions[each.partition])
-
-    def _store(self, effects: Effects) -> None:
-        if effects.moved and not effects.stored:
-            self._rooms.store.write(effects.advances, self._topics(effects.moved))
-            effects.stored = True
-
-    def _advance(self, handled: Handled) -> Advance:
-        owned = self._partitions[handled.partition]
-        row = row_of(owned)
-        source = Source(
-            row.topic_id, handled.partition.number, row.lineage, handled.first, handled.next
-        )
-        return Advance(
-            progress_id=row.id,
-            lineage=row.lineage,
-            token=row.token,
-            first=handled.first,
-            next=handled.next,
-            entry=seal(row.id, source, handled.records),
-            extends=None if handled.records else owned.empty_from,
-            leader_epoch=handled.leader_epoch,
-            handled=handled.handled,
-            dead_letters=handled.dead_letters,
-            skipped=handled.skipped,
-        )
-
-    def _topics(self, moved: Sequence[Handled]) -> dict[int, tuple[str, str]]:
-        rows = [(each.partition.topic, row_of(self._partitions[each.partition])) for each in moved]
-        return {row.id: (topic, row.topic_id) for topic, row in rows}
-
-    def _believe(self, handled: Handled) -> None:
-        """H moved; a row without outputs waits to be lengthened until its end is sent as K."""
-        owned = self._partitions[handled.partition]
-        if handled.records:
-            owned.empty_from = None
-        elif owned.empty_from is None:
-            owned.empty_from = handled.first
-        owned.next_offset = handled.next
-        owned.doubts = 0
 
     def _go_on(self, handled: Handled) -> None:
         if handled.stop is not None:
