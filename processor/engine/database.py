@@ -92,7 +92,7 @@ class Database:
         """
         connection = self.connection()
         begin = f"BEGIN ISOLATION LEVEL {isolation or self._isolation} READ WRITE"
-        if connection.pgconn.pipeline_status is PipelineStatus.OFF:
+        if connection.pgconn.pipeline_status == PipelineStatus.OFF:
             self._run_or_close(connection, f"{begin}; {self._limits}")
         else:
             self._run_or_close(connection, begin)

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
+import psycopg
 import pytest
 from sqlalchemy import (
     ARRAY,
@@ -30,6 +31,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import CHAR, JSONB
 
+from processor.engine.database import Connection
 from processor.engine.failures import (
     DatabaseDoubt,
     OwnerChanged,
@@ -308,3 +310,32 @@ def test_the_fast_path_comes_back_after_a_failure_at_any_count(
                 store.session.copy(one("short", str(number)))
                 store.settle()
             store.rollback()
+
+
+FAILS_LATE = "SELECT 1 / CASE WHEN pg_sleep(0.1) IS NULL THEN 1 ELSE 0 END"
+"""After what follows in its pipeline has been sent."""
+
+
+def test_after_a_pipeline_broke_no_statement_is_believed_to_be_prepared(
+    kinds: PostgresWorld,
+) -> None:
+    """psycopg prepares at the sixth use, whether or not the server has skipped that one.
+
+    A ROLLBACK makes it forget; but not the second of two that had nothing to forget between them.
+    """
+    database = kinds.database()
+
+    def broken(connection: Connection) -> None:
+        with database.pipeline(connection):
+            connection.execute(FAILS_LATE, prepare=False)
+            for _ in range(6):
+                connection.execute("SELECT 7")
+
+    for _ in range(2):
+        database.begin().execute("SELECT 7")
+        database.rollback()
+    with pytest.raises(psycopg.errors.DivisionByZero):
+        broken(database.begin())
+    database.rollback()
+    assert database.begin().execute("SELECT 7").fetchone() == (7,)
+    database.rollback()
