@@ -32,11 +32,12 @@ class Service:
         log: Path,
         environment: Mapping[str, str],
         directory: Path | None = None,
+        program: str = "processor",
     ) -> None:
         self._stopped: set[int] = set()
         self.child = Child(
             "processor",
-            [sys.executable, "-m", "processor", "run", reference, "--workers", str(workers)],
+            [sys.executable, "-m", program, "run", reference, "--workers", str(workers)],
             log=log,
             environment=environment,
             directory=directory,

@@ -185,7 +185,12 @@ def load(**overrides: Any) -> Settings:
 
 def _refuse_unknown_environment() -> None:
     """A misspelt variable would otherwise be ignored in silence."""
-    known = {"PROCESSOR_CONFIG", "PROCESSOR_FAULTS", "PROCESSOR_SUPERVISED"}
+    known = {
+        "PROCESSOR_CONFIG",
+        "PROCESSOR_FAULTS",
+        "PROCESSOR_FAULTS_FOLDER",
+        "PROCESSOR_SUPERVISED",
+    }
     names = {f"PROCESSOR_{name.upper()}" for name in Settings.model_fields}
     for variable in os.environ:
         head = re.split("__", variable, maxsplit=1)[0].upper()

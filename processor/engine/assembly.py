@@ -15,6 +15,7 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import RESOURCE_TOPIC, ConfigResource
 
 from processor.dsn import connection_error
+from processor.engine import faults
 from processor.engine.batches import Batches
 from processor.engine.clients import Clients, KafkaClients, LogLines
 from processor.engine.clock import MonotonicClock
@@ -76,7 +77,7 @@ def run_worker(
     """
     slot = Slot(settings.group_id or pipeline.name, settings.instance, number)
     watchdog = Watchdog()
-    steps = Steps(watchdog, observer, limit_seconds=settings.call_timeout_seconds)
+    steps = Steps(watchdog, observer, faults.from_environment(), settings.call_timeout_seconds)
     watchdog.start()
     database = Database(
         settings.database,

@@ -56,7 +56,7 @@ class Ledger:
         blocked: psycopg.errors.LockNotAvailable | None = None
         with self._steps.step(Step.LOCK), self._database.transaction() as connection:
             try:
-                rows = LockedRows(connection, self._cluster_id, self._group_id)
+                rows = LockedRows(connection, self._cluster_id, self._group_id, self._steps)
                 rows.read(committed, topic_ids)
             except psycopg.errors.LockNotAvailable as error:
                 blocked = error

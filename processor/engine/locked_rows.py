@@ -12,6 +12,7 @@ from processor.engine.batch import Committed, OutboxEntry, Partition
 from processor.engine.database import Connection
 from processor.engine.outbox import OutboxDamaged, decode_entry
 from processor.engine.recovery import Intent, Manifest, Row
+from processor.engine.steps import Step, Steps
 
 LOCK_TIMEOUT_MILLISECONDS = 1_000
 
@@ -32,8 +33,11 @@ class Known:
 class LockedRows:
     """The rows of one transaction of recovery, and the changes that a decision makes to them."""
 
-    def __init__(self, connection: Connection, cluster_id: str, group_id: str) -> None:
+    def __init__(
+        self, connection: Connection, cluster_id: str, group_id: str, steps: Steps
+    ) -> None:
         self._connection = connection
+        self._steps = steps
         self._cluster_id = cluster_id
         self._group_id = group_id
         self.known: dict[Partition, Known] = {}
@@ -54,7 +58,8 @@ class LockedRows:
         for row in rows:
             partition = Partition(row[1], row[2])
             self._place(self.known[partition], row, topic_ids.get(partition.topic))
-        self._read_outbox(committed)
+        with self._steps.step(Step.LOAD):
+            self._read_outbox(committed)
 
     def renew(self, row: Row, token_in_metadata: str | None, published: int | None = None) -> str:
         """Give the row a new token, so that whoever holds the old one commits nothing more.
@@ -65,17 +70,18 @@ class LockedRows:
         """
         token = token_hex(8)
         kept = (row.token,) if token_in_metadata == row.token else row.tokens_in_k
-        self._connection.execute(
-            "UPDATE processor.progress SET token = %s, tokens_in_k = %s,"
-            " published_offset = GREATEST(published_offset, %s), updated_at = now()"
-            " WHERE id = %s",
-            (token, [*kept, token], published, row.id),
-        )
-        if published is not None:
+        with self._steps.step(Step.RENEW):
             self._connection.execute(
-                "DELETE FROM processor.outbox WHERE progress_id = %s AND next_offset <= %s",
-                (row.id, published),
+                "UPDATE processor.progress SET token = %s, tokens_in_k = %s,"
+                " published_offset = GREATEST(published_offset, %s), updated_at = now()"
+                " WHERE id = %s",
+                (token, [*kept, token], published, row.id),
             )
+            if published is not None:
+                self._connection.execute(
+                    "DELETE FROM processor.outbox WHERE progress_id = %s AND next_offset <= %s",
+                    (row.id, published),
+                )
         return token
 
     def start(
@@ -88,26 +94,27 @@ class LockedRows:
         replaces: Committed,
     ) -> None:
         """Insert rows at their positions, with the intent to commit them as K."""
-        for number, position in sorted(positions.items()):
-            token = token_hex(8)
-            intent = Intent(position, replaces.offset, replaces.metadata, why)
-            self._connection.execute(
-                _INSERT_ROW,
-                (
-                    self._cluster_id,
-                    self._group_id,
-                    topic,
-                    topic_id,
-                    number,
-                    position,
-                    position,
-                    token_hex(8),
-                    token,
-                    [token],
-                    intent_json(intent),
-                    initial_partitions,
-                ),
-            )
+        with self._steps.step(Step.START):
+            for number, position in sorted(positions.items()):
+                token = token_hex(8)
+                intent = Intent(position, replaces.offset, replaces.metadata, why)
+                self._connection.execute(
+                    _INSERT_ROW,
+                    (
+                        self._cluster_id,
+                        self._group_id,
+                        topic,
+                        topic_id,
+                        number,
+                        position,
+                        position,
+                        token_hex(8),
+                        token,
+                        [token],
+                        intent_json(intent),
+                        initial_partitions,
+                    ),
+                )
 
     def initial_partitions(self, topic: str, topic_id: str) -> int | None:
         """How many partitions the topic had at the group's first start; None before it."""

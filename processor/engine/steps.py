@@ -31,16 +31,19 @@ class Step(StrEnum):
     READ_OFFSETS = "read-offsets"
     READ_LOG = "read-log"
     LOCK = "lock"
-    RENEW = "renew"
     LOAD = "load"
+    RENEW = "renew"
+    START = "start"
     CLEAR_INTENT = "clear-intent"
     RAISE = "raise"
     REPORT = "report"
     CLOSE = "close"
 
 
-Edge = Literal["before", "after"]
+Edge = Literal["before", "inside", "after"]
 Fault = Callable[[Step, Edge], None]
+"""Is told of each edge of each step, and may crash, stall or raise there. ``inside`` is told as the
+call begins."""
 
 
 class Timer(Protocol):
@@ -49,15 +52,15 @@ class Timer(Protocol):
     def step_took(self, step: Step, seconds: float) -> None: ...
 
 
-def no_fault(step: Step, edge: Edge) -> None:
-    """Fault points cost one call of this when they are off."""
-
-
 class Steps:
     """Runs each step under the watchdog, timed, with a fault point on either side."""
 
     def __init__(
-        self, watchdog: Watchdog, timer: Timer, fault: Fault = no_fault, limit_seconds: float = 30.0
+        self,
+        watchdog: Watchdog,
+        timer: Timer,
+        fault: Fault | None = None,
+        limit_seconds: float = 30.0,
     ) -> None:
         self._watchdog = watchdog
         self._timer = timer
@@ -67,9 +70,14 @@ class Steps:
     @contextmanager
     def step(self, step: Step, limit_seconds: float | None = None) -> Iterator[None]:
         """One step; the process ends if it hangs for longer than the limit."""
-        self._fault(step, "before")
+        fault = self._fault
+        if fault is not None:
+            fault(step, "before")
         with self._watchdog.guard(step, limit_seconds or self._limit_seconds):
             started = perf_counter()
+            if fault is not None:
+                fault(step, "inside")
             yield
             self._timer.step_took(step, perf_counter() - started)
-        self._fault(step, "after")
+        if fault is not None:
+            fault(step, "after")

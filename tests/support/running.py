@@ -103,7 +103,7 @@ class Scene:
         topics = ",".join((self.acts, self.raw, self.batches, self.output))
         return {**names, "ENGINE_TEST_TOPICS": topics, "PYTHONUNBUFFERED": "1"}
 
-    def service(self, *, workers: int = 1, **settings: str) -> Service:
+    def service(self, *, workers: int = 1, program: str = "processor", **settings: str) -> Service:
         """``processor run``, in the repository's folder."""
         return Service(
             "tests.support.pipelines:acts",
@@ -111,6 +111,7 @@ class Scene:
             log=self.folder / f"{self.group}-{next(self._logs)}.log",
             environment=self.environment(**settings),
             directory=ROOT,
+            program=program,
         )
 
     # Into the input
