@@ -17,7 +17,7 @@ help: ## this list
 
 setup: $(PARTS) ## .venv, and the parts: Java, Kafka, Postgres (found on this machine or fetched)
 
-demo: setup ## the main job on real Kafka and Postgres, killed at random (KEEP=1, SECONDS=60)
+demo: setup ## the main job on real Kafka and Postgres, killed at random (KEEP=1, SECONDS=45)
 	@$(RUN) -m demo $(if $(KEEP),--keep) $(if $(SECONDS),--seconds $(SECONDS))
 
 test: setup ## all tests, on the real parts (PYTEST_ARGS='-k devstack')

@@ -36,7 +36,8 @@ class Exit(IntEnum):
     SLOT_TAKEN = 6
     BUG = 70
     STUCK = 75
-    """Internal: a worker gave itself up (a hanging call, a fenced member); it is started again."""
+    """A worker gave itself up (a hanging call, a fenced member) and is started again; as the
+    service's own code: its drain was cut short, and the next start recovers what is left."""
 
 
 class ProcessorError(Exception):

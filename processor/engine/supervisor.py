@@ -247,7 +247,12 @@ def _end(process: _Process) -> None:
 
 
 def _worst(codes: Sequence[int]) -> Exit:
-    """0 when all drained; 5 when all were halted; else what went wrong."""
+    """0 when all drained; 5 when all were halted; else what went wrong.
+
+    SIGTERM ends only a worker that is not yet at work, or has done with it: in between it is a
+    request. Service managers send it to the whole process group, so that a worker has it twice.
+    """
+    codes = [Exit.OK if code == -signal.SIGTERM else code for code in codes]
     if codes and all(code == Exit.ALL_HALTED for code in codes):
         return Exit.ALL_HALTED
     bad = [code for code in codes if code not in (Exit.OK, Exit.ALL_HALTED)]

@@ -36,6 +36,8 @@ def configure(settings: Settings) -> None:
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
+    # psycopg warns of connections that it leaves in the middle; the engine tells of those itself.
+    logging.getLogger("psycopg").setLevel(logging.CRITICAL)
 
 
 class LogObserver:

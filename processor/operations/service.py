@@ -30,7 +30,7 @@ def run(reference: str, settings: Settings, workers: int) -> Exit:
     log = structlog.get_logger()
     pipeline = load_pipeline(reference)
     start_position(settings.start_from)
-    look(pipeline, settings, log.warning)
+    look(pipeline, reference, settings, log.warning)
     log.info("starting", pipeline=reference, workers=workers, instance=settings.instance)
     supervisor = Supervisor(
         lambda slot: [sys.executable, "-m", "processor.operations.work", reference, slot],
@@ -44,7 +44,7 @@ def run(reference: str, settings: Settings, workers: int) -> Exit:
     return code
 
 
-def look(pipeline: Pipeline, settings: Settings, notify: object) -> None:
+def look(pipeline: Pipeline, reference: str, settings: Settings, notify: object) -> None:
     """Find out before any worker starts what would keep all of them from working."""
     tell = notify if callable(notify) else print
     broker = Broker(settings)
@@ -55,5 +55,6 @@ def look(pipeline: Pipeline, settings: Settings, notify: object) -> None:
     missing = sorted(name for name, topic in found.items() if topic is None)
     if missing:
         raise ConfigurationError(
-            f"Kafka has no topic {', '.join(map(repr, missing))}; run: processor topics create"
+            f"Kafka has no topic {', '.join(map(repr, missing))};"
+            f" run: processor topics create {reference}"
         )

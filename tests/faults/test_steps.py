@@ -23,7 +23,7 @@ from tests.support.running import WAIT_SECONDS, Scene
 PARTITIONS = 8
 PAUSE_SECONDS = 0.02
 FAILING = {400: "fail", 799: "constraint"}
-LIMIT_SECONDS = 240.0
+LIMIT_SECONDS = 300.0
 LAST = Step.CLOSE
 """Comes at the end only."""
 CRASHES = ("before", "inside", "after")

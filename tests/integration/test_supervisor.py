@@ -163,6 +163,28 @@ def test_a_drain_that_takes_too_long_is_cut_short(scene: Scene) -> None:
         assert "drain-cut-short" in service.child.log.read_text()
 
 
+@pytest.mark.parametrize("at", ["start", "work"])
+def test_sigterm_for_the_whole_process_group_is_an_ordinary_end(scene: Scene, at: str) -> None:
+    """As service managers send it: the supervisor and each worker have it, and workers twice."""
+    log = scene.folder / "group.log"
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "processor", "run", REFERENCE, "--workers", "2"],
+            env={**os.environ, **scene.environment()},
+            stderr=file,
+            cwd=ROOT,
+            start_new_session=True,
+        )
+    try:
+        wait_until(lambda: b"worker-started" in log.read_bytes(), WAIT_SECONDS, "a worker")
+        if at == "work":
+            wait_running(scene)
+        os.killpg(process.pid, signal.SIGTERM)
+        assert process.wait(WAIT_SECONDS) == Exit.OK, log.read_text()
+    finally:
+        process.kill()
+
+
 def test_a_service_whose_partitions_are_all_halted_says_so_at_the_end(scene: Scene) -> None:
     with scene.service() as service:
         wait_running(scene)
