@@ -421,7 +421,7 @@ GoOn(w, K, box) ==
         resume == K.at >= row.h
     IN
     /\ issued' = IF RenewToken THEN issued + 1 ELSE issued
-    /\ wentOn' = (wentOn \/ (restored /\ Torn))
+    /\ wentOn' = (wentOn \/ (restored /\ Torn /\ K = k))
     /\ read' = [read EXCEPT ![w] = NoRead]
     /\ IF resume
        THEN /\ db' = [row EXCEPT !.p = row.h, !.box = Pruned(@, row.h, row.h)]
@@ -540,7 +540,9 @@ Chain == restored \/ (db.p <= k.at /\ k.at <= db.h)
 
 OutboxTiles == restored \/ Tiles(db.box, k.at, db.h)
 
-(* A restore that the two stores disagree after is never gone on from. *)
+(* A restore that the two stores disagree after is never gone on from by whoever has read the K
+   that stands.  (A worker that read K before it last moved has lost the partition meanwhile.  It
+   may still handle one batch in the restored database; its offsets are refused.) *)
 NeverGoesOn == ~wentOn
 
 (* A halt has its cause, and its name. *)
@@ -550,7 +552,10 @@ HaltsForCause ==
         /\ pc[w] = "database-history-lost" => restored
 
 Done    == db.p = N /\ k.at = N /\ db.h = N
-Stopped == restored /\ pc[owner] = "database-history-lost"
+
+(* After a restore the owner halts; one that has nothing to do notices with its next message. *)
+Stopped == restored /\ \/ pc[owner] = "database-history-lost"
+                       \/ pc[owner] = "run" /\ bel[owner].h = N
 
 (* When the faults have ended, K and P reach the end; unless a restore has stopped it. *)
 ReachesTheEnd == <>[](Done \/ Stopped)
