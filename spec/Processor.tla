@@ -565,7 +565,6 @@ HasNoneLeft == restored /\ pc[owner] = "run" /\ bel[owner].h = N
 
 ReachesTheEnd == <>[](Done \/ Halted \/ HasNoneLeft)
 
-(* Stronger: P comes to rest at the end as well, and a restore is found out without a message.
-   This needs RefusalIsDoubt. *)
-ComesToRest == <>[]((Done /\ db.p = N) \/ Halted)
+(* Stronger: P comes to rest at the end too.  This needs RefusalIsDoubt. *)
+ComesToRest == <>[]((Done /\ db.p = N) \/ Halted \/ HasNoneLeft)
 =============================================================================
