@@ -112,16 +112,27 @@ def _run(name: str, config: str, workers: int, seconds: float) -> Result:
                 capture_output=True,
                 text=True,
                 timeout=seconds,
-                preexec_fn=lambda: os.nice(10) and None,
+                preexec_fn=_step_back,
             )
         except subprocess.TimeoutExpired:
             raise CheckFailed(f"{name}: no verdict within {seconds:g} s") from None
     return _result(name, done.returncode, done.stdout, time.monotonic() - started)
 
 
+def _step_back() -> None:
+    """Whatever else runs on this machine goes first."""
+    os.nice(10)
+
+
 def _command(workers: int) -> list[str]:
     return [
-        *(str(parts.java().program), "-XX:+UseParallelGC", "-XX:ParallelGCThreads=1", "-XX:TieredStopAtLevel=1", "-Xmx2g"),
+        *(
+            str(parts.java().program),
+            "-XX:+UseParallelGC",
+            "-XX:ParallelGCThreads=1",
+            "-XX:TieredStopAtLevel=1",
+            "-Xmx2g",
+        ),
         "-Djava.io.tmpdir=.",
         *("-cp", class_path(parts.checker_jars()), "tlc2.TLC"),
         *("-workers", str(workers), "-metadir", "states", "-fp", "0", "-lncheck", "final"),
@@ -176,7 +187,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m spec.check", description=__doc__)
     parser.add_argument("proofs", nargs="*", help=f"configurations in spec/; default {PROOFS[0]}")
     parser.add_argument("--guards", action="store_true", help="take out each guard in turn")
-    parser.add_argument("--without", metavar="GUARD", choices=guards(), help="take out this one")
+    parser.add_argument("--without", metavar="GUARD", choices=guards(), help="take out this guard")
     parser.add_argument("--story", action="store_true", help="tell the counterexample")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--workers", type=int, default=1)

@@ -16,7 +16,8 @@ State = dict[str, Any]
 
 def told(output: str) -> str:
     """One line for each state: its number, worker and action, and what changed."""
-    lines, before = [], {}
+    lines: list[str] = []
+    before: State = {}
     for number, action, body in _STATE.findall(output):
         after = _state(body)
         if before:
