@@ -316,6 +316,8 @@ Arrive(r) ==
                                        /\ UNCHANGED <<out, k>>
     /\ NoFault /\ UNCHANGED <<pgVars, owner, ownVars, wentOn>>
 
+ArriveLate == \E r \in late : Arrive(r)
+
 (* transaction.timeout.ms: the broker aborts and raises the epoch.  Of a worker that is busy with
    the transaction it is a fault; of one that has left it behind it happens sooner or later. *)
 Expire(w) ==
@@ -512,7 +514,7 @@ Step(w) ==
 
 Next ==
     \/ \E w \in Workers : Step(w) \/ Expire(w) \/ Crash(w)
-    \/ \E r \in late : Arrive(r)
+    \/ ArriveLate
     \/ Land \/ Vanish
     \/ Rebalance \/ Backup \/ Restore
 
