@@ -28,6 +28,7 @@ CONSTANTS
     MaxBatch,   \* messages in a batch, at most
     Workers,
     First,      \* the worker that owns the partition at the start
+    LateKinds,  \* requests that may arrive late: "commit" "abort" "offsets"
     MaxFaults,  \* faults in one behaviour, at most
     Faults      \* kinds: "crash" "rebalance" "resend" "timeout" "unknown" "expire"
                 \*        "zombie" "restore"
@@ -316,7 +317,7 @@ Arrive(r) ==
                                        /\ UNCHANGED <<out, k>>
     /\ NoFault /\ UNCHANGED <<pgVars, owner, ownVars, wentOn>>
 
-ArriveLate == \E r \in late : Arrive(r)
+ArriveLate == \E r \in late : r.kind \in LateKinds /\ Arrive(r)
 
 (* transaction.timeout.ms: the broker aborts and raises the epoch.  Of a worker that is busy with
    the transaction it is a fault; of one that has left it behind it happens sooner or later. *)

@@ -57,9 +57,10 @@ class Result:
 
 
 def guards() -> list[str]:
-    """The guards that can be taken out, in the order in which the module declares them."""
-    known = {file.stem for file in WITHOUT.glob("*.cfg")}
-    return [name for name in _constants(MODULE.read_text()) if name in known]
+    """What can be taken out, in the module's order: a guard, or a guard with another story."""
+    known = sorted(file.stem for file in WITHOUT.glob("*.cfg"))
+    declared = _constants(MODULE.read_text())
+    return [name for guard in declared for name in known if name.split("-")[0] == guard]
 
 
 def check(name: str, *, workers: int = 1, seconds: float = MOST_SECONDS) -> Result:
@@ -173,8 +174,8 @@ def _proof_line(result: Result) -> str:
 
 def _mutant_line(result: Result) -> str:
     if result.holds:
-        return f"{result.name:<20} SURVIVES             -  {result.seconds:6.1f} s"
-    return f"{result.name:<20} {result.violated:<20} {result.length:>2}  {result.seconds:6.1f} s"
+        return f"{result.name:<26} SURVIVES             -  {result.seconds:6.1f} s"
+    return f"{result.name:<26} {result.violated:<20} {result.length:>2}  {result.seconds:6.1f} s"
 
 
 def _as_json(result: Result) -> dict[str, object]:
@@ -207,7 +208,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             found["proofs"].append(result)
             _say(options, _proof_line(result), None if result.holds else result)
         if chosen:
-            _say(options, f"{'without':<20} {'violates':<20} states of the counterexample", None)
+            _say(options, f"{'without':<26} {'violates':<20} states of the counterexample", None)
         for name in chosen:
             result = check_without(name, workers=options.workers, seconds=options.seconds)
             found["guards"].append(result)

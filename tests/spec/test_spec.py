@@ -33,10 +33,10 @@ def test_without_a_guard_there_is_a_counterexample(guard: str, invariant: str) -
 
 
 def test_every_guard_is_taken_out_alone() -> None:
-    assert len(guards()) == 17
-    for guard in guards():
-        config = config_without(guard)
-        assert f"    {guard} = FALSE" in config
+    assert len({name.split("-")[0] for name in guards()}) == 17
+    for name in guards():
+        config = config_without(name)
+        assert f"    {name.split('-')[0]} = FALSE" in config
         assert config.count("= FALSE") == 2, "the guard, and RefusalIsDoubt"
 
 
