@@ -53,8 +53,10 @@ CONSTANTS
     HaltOnRollback,     \* K > H halts
     KnownToken          \* a token in K that the row does not list halts
 
-(* Not a guard of the engine today: housekeeping takes a P that the row refuses for a doubt. *)
-CONSTANT RefusalIsDoubt
+(* Not in the engine today. *)
+CONSTANTS
+    RefusalIsDoubt, \* housekeeping takes a P that the row refuses for a doubt
+    RereadK         \* recovery reads K again under the row lock, and starts over if it moved
 
 VARIABLES
     \* Postgres
@@ -449,11 +451,16 @@ Decide(w) ==
         box == IF LockBeforeOutbox THEN db.box ELSE read[w].box
     IN
     /\ pc[w] = "lock" /\ pg = NoPg
-    /\ CASE K.at < db.p                              -> Halt(w, "offsets-rewound")
-         [] \/ KnownToken /\ K.token \notin db.tokens
-            \/ HaltOnRollback /\ K.at > db.h         -> Halt(w, "database-history-lost")
-         [] K.at < db.h /\ ~Tiles(box, K.at, db.h)   -> Halt(w, "outbox-damaged")
-         [] OTHER                                    -> GoOn(w, K, box)
+    /\ IF RereadK /\ ~(Stable /\ K = k) THEN
+            /\ pc' = [pc EXCEPT ![w] = "readK"]
+            /\ UNCHANGED <<read, bel, job, db, issued, wentOn>>
+       ELSE IF K.at < db.p THEN
+            Halt(w, "offsets-rewound")
+       ELSE IF (KnownToken /\ K.token \notin db.tokens) \/ (HaltOnRollback /\ K.at > db.h) THEN
+            Halt(w, "database-history-lost")
+       ELSE IF K.at < db.h /\ ~Tiles(box, K.at, db.h) THEN
+            Halt(w, "outbox-damaged")
+       ELSE GoOn(w, K, box)
     /\ NoFault /\ UNCHANGED <<pg, backup, restored, kafkaVars, cur, prod>>
 
 -----------------------------------------------------------------------------
@@ -550,8 +557,9 @@ Chain == restored \/ (db.p <= k.at /\ k.at <= db.h)
 OutboxTiles == restored \/ Tiles(db.box, k.at, db.h)
 
 (* A restore that the two stores disagree after is never gone on from by whoever has read the K
-   that stands.  (A worker that read K before it last moved has lost the partition meanwhile.  It
-   may still handle one batch in the restored database; its offsets are refused.) *)
+   that stands.  (A worker that read K before it last moved has lost the partition meanwhile; its
+   offsets are refused.  What it does in the restored database counts when the next one goes on
+   from it: stale.cfg shows how, and reread.cfg what closes it.) *)
 NeverGoesOn == ~wentOn
 
 (* A halt has its cause, and its name. *)
