@@ -53,10 +53,8 @@ CONSTANTS
     HaltOnRollback,     \* K > H halts
     KnownToken          \* a token in K that the row does not list halts
 
-(* Not in the engine today. *)
-CONSTANTS
-    RefusalIsDoubt, \* housekeeping takes a P that the row refuses for a doubt
-    RereadK         \* recovery reads K again under the row lock, and starts over if it moved
+(* Not in the engine today: housekeeping takes a P that the row refuses for a doubt. *)
+CONSTANT RefusalIsDoubt
 
 VARIABLES
     \* Postgres
@@ -451,10 +449,7 @@ Decide(w) ==
         box == IF LockBeforeOutbox THEN db.box ELSE read[w].box
     IN
     /\ pc[w] = "lock" /\ pg = NoPg
-    /\ IF RereadK /\ ~(Stable /\ K = k) THEN
-            /\ pc' = [pc EXCEPT ![w] = "readK"]
-            /\ UNCHANGED <<read, bel, job, db, issued, wentOn>>
-       ELSE IF K.at < db.p THEN
+    /\ IF K.at < db.p THEN
             Halt(w, "offsets-rewound")
        ELSE IF (KnownToken /\ K.token \notin db.tokens) \/ (HaltOnRollback /\ K.at > db.h) THEN
             Halt(w, "database-history-lost")
@@ -559,7 +554,7 @@ OutboxTiles == restored \/ Tiles(db.box, k.at, db.h)
 (* A restore that the two stores disagree after is never gone on from by whoever has read the K
    that stands.  (A worker that read K before it last moved has lost the partition meanwhile; its
    offsets are refused.  What it does in the restored database counts when the next one goes on
-   from it: stale.cfg shows how, and reread.cfg what closes it.) *)
+   from it: stale.cfg shows how.) *)
 NeverGoesOn == ~wentOn
 
 (* A halt has its cause, and its name. *)

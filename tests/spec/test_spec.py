@@ -37,7 +37,7 @@ def test_every_guard_is_taken_out_alone() -> None:
     for name in guards():
         config = config_without(name)
         assert f"    {name.split('-')[0]} = FALSE" in config
-        assert config.count("= FALSE") == 3, "the guard, RefusalIsDoubt and RereadK"
+        assert config.count("= FALSE") == 2, "the guard, and RefusalIsDoubt"
 
 
 def test_values_are_read_as_tlc_prints_them() -> None:
