@@ -9,7 +9,7 @@ PARTS := .devstack/.parts
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format clean
+.PHONY: help setup demo test spec lint format clean
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -23,10 +23,13 @@ demo: setup ## the main job on real Kafka and Postgres, killed at random (KEEP=1
 test: setup ## all tests, on the real parts (PYTEST_ARGS='-k devstack')
 	$(RUN) -m pytest -ra --durations=15 $(PYTEST_ARGS)
 
+spec: $(INSTALLED) ## the protocol, checked by TLC: large models, and each guard taken out
+	@$(RUN) -m spec.check small rest deep liveness large --guards
+
 lint: $(INSTALLED) ## ruff, mypy --strict, import-linter
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
-	.venv/bin/mypy --strict processor pipelines devstack demo bench
+	.venv/bin/mypy --strict processor pipelines devstack demo bench spec
 	.venv/bin/lint-imports
 
 format: $(INSTALLED) ## ruff format, and what ruff can mend

@@ -4,13 +4,14 @@ What the machine has comes first, then parts from pip, kept under `.devstack/par
 when root. `DEVSTACK_PARTS=machine` allows the first only, `DEVSTACK_PARTS=pip` the second only.
 """
 
-from devstack.parts.jars import compiler_jars, kafka_jars, kafka_version
+from devstack.parts.jars import checker_jars, compiler_jars, kafka_jars, kafka_version
 from devstack.parts.java_runtime import Java, java
 from devstack.parts.postgres_server import PostgresPrograms, postgres
 
 __all__ = [
     "Java",
     "PostgresPrograms",
+    "checker_jars",
     "compiler_jars",
     "java",
     "kafka_jars",

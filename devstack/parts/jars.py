@@ -16,6 +16,7 @@ from devstack.parts.folder import Source, allowed_source, fetched, pip_part, run
 
 KAFKA_POM = Path(__file__).parents[1] / "kafka" / "pom.xml"
 COMPILER_POM = Path(__file__).with_name("ecj") / "pom.xml"
+CHECKER_POM = Path(__file__).with_name("tla") / "pom.xml"
 ADVICE = "cannot resolve the jars: install Maven (Debian: apt install maven)"
 
 # One root a call: given several at once, jgo 3.2 does not pick versions as Maven does. What two
@@ -46,6 +47,12 @@ def kafka_jars() -> tuple[Path, ...]:
 def compiler_jars() -> tuple[Path, ...]:
     """Eclipse's Java compiler (ECJ), for a Java without javac."""
     return _resolved("ecj", COMPILER_POM)
+
+
+@functools.cache
+def checker_jars() -> tuple[Path, ...]:
+    """TLC, which checks the specification in `spec/`."""
+    return _resolved("tla", CHECKER_POM)
 
 
 def kafka_version() -> str:
