@@ -15,6 +15,7 @@ from processor.cli.output import note, print_json, print_table
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Display
+    from rich.progress import TaskID
 
     from processor.operations.verify import Progress, Report
     from processor.operations.verify.report import PartitionReport
@@ -160,7 +161,7 @@ class _Bar:
 
     def __init__(self, display: Display) -> None:
         self._display = display
-        self._task = None
+        self._task: TaskID | None = None
 
     def stage(self, what: str, offsets: int) -> None:
         self._task = self._display.add_task(f"reading {what}", total=offsets)

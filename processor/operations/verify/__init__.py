@@ -197,7 +197,7 @@ class _Verification:
         places = self._existing(list(self.works))
         ranges = {place: (self.works[place].begin, self.works[place].end) for place in places}
         progress.stage("inputs", _length(ranges))
-        scan = Scan(self._settings, self._group, progress.moved)
+        scan = Scan(self._settings, self._group, self._log_end, progress.moved)
         for topic in sorted({topic for topic, _ in places}):
 
             def take(number: int, run: list[Message], topic: str = topic) -> None:
@@ -220,7 +220,7 @@ class _Verification:
         starts = self._broker.log_starts(list(ends))
         ranges = {place: (starts[place], end) for place, end in ends.items()}
         progress.stage("outputs", _length(ranges))
-        scan = Scan(self._settings, self._group, progress.moved)
+        scan = Scan(self._settings, self._group, self._log_end, progress.moved)
         for topic in sorted({topic for topic, _ in ends}):
 
             def take(number: int, run: list[Message], topic: str = topic) -> None:
@@ -249,6 +249,9 @@ class _Verification:
         """All below H, or those of the range."""
         work = self.works[place]
         return (0 if self._scope.whole else work.begin), work.end
+
+    def _log_end(self, place: Place) -> int:
+        return self._broker.log_ends([place])[place]
 
     def _trimmed(self, ends: Mapping[Place, int]) -> list[int]:
         """The output partitions that no longer hold all that was ever in them."""

@@ -142,9 +142,10 @@ def _tell_missing(work: Work, batch: Batch, lost: int) -> None:
 
 def _gap(work: Work, first: int, end: int, gaps: list[tuple[int, int]]) -> None:
     """A range without any output; only where there are records can one have been."""
-    if first < end and len(gaps) <= EXAMPLES:
-        if not work.sources_known or work.present.count(first, end):
-            gaps.append((first, end))
+    if first >= end or len(gaps) > EXAMPLES:
+        return
+    if not work.sources_known or work.present.count(first, end):
+        gaps.append((first, end))
 
 
 def _records(work: Work, seen: Circumstances, records: int) -> None:

@@ -67,18 +67,26 @@ class Work:
         """Note an output; ``where`` is the number of its partition, ``name`` says it to people."""
         if not (0 <= ordinal < count <= MAX_OUTPUTS_OF_A_BATCH and 0 <= first < end):
             self._without(name, f"claims output {ordinal} of {count} of [{first}, {end})")
-            return
-        if end > self.bound.row.next_offset:
+        elif end > self.bound.row.next_offset:
             self._after(name, first, end)
-            return
-        if first >= self.end:
-            return
+        elif first < self.end:
+            self._within(where, name, first, end, ordinal, count, source)
+
+    def _within(
+        self,
+        where: int,
+        name: str,
+        first: int,
+        end: int,
+        ordinal: int,
+        count: int,
+        source: int | None,
+    ) -> None:
         last = self._last.get(where)
         if last is None:
             self.earliest[where] = first
         at = (first, ordinal)
         if first < self.begin:
-            self.earlier += 1
             seen = Seen.DUPLICATE if last == at else Seen.NEW
         else:
             seen = self.tally.add(first, end, ordinal, count)
@@ -89,10 +97,7 @@ class Work:
                 self.book.find(
                     Kind.ORDER, f"{name}: {_batch(first, end)} stands after the one of {last[0]}"
                 )
-            if first >= self.begin:
-                self._count(end)
-                if source is not None and not self._has(source, first, end):
-                    self._without(name, f"is of offset {source}, where there is no record")
+            self._count(name, first, end, source)
         elif seen is Seen.DUPLICATE:
             self.book.find(
                 Kind.DUPLICATED,
@@ -103,11 +108,16 @@ class Work:
                 Kind.OVERLAP, f"{name}: {_batch(first, end)} where another batch begins at {first}"
             )
 
-    def _count(self, end: int) -> None:
+    def _count(self, name: str, first: int, end: int, source: int | None) -> None:
+        if first < self.begin:
+            self.earlier += 1
+            return
         if end <= self.bound.published:
             self.published += 1
         else:
             self.open += 1
+        if source is not None and not self._has(source, first, end):
+            self._without(name, f"is of offset {source}, where there is no record")
 
     def _has(self, source: int, first: int, end: int) -> bool:
         if not first <= source < end:

@@ -11,6 +11,7 @@ from typing import Any
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from processor.errors import ConfigurationError, Unreachable
+from processor.operations.broker import Place
 from processor.operations.broker_errors import explained
 from processor.settings import Settings
 
@@ -23,12 +24,16 @@ STALL_SECONDS = 60.0
 
 Take = Callable[[int, list[Message]], None]
 """Takes messages of one partition, in order."""
+LogEnd = Callable[[Place], int]
+"""The high watermark; the consumer itself, reading what is committed, tells less."""
 
 
 class Scan:
     """Reads one topic; ``messages`` counts what was read."""
 
-    def __init__(self, settings: Settings, group: str, moved: Callable[[int], None]) -> None:
+    def __init__(
+        self, settings: Settings, group: str, log_end: LogEnd, moved: Callable[[int], None]
+    ) -> None:
         self._servers = settings.kafka.bootstrap_servers
         self._properties: dict[str, Any] = {
             **settings.kafka.client,
@@ -44,6 +49,7 @@ class Scan:
             "fetch.wait.max.ms": 50,
             "logger": _silent_logger(),
         }
+        self._log_end = log_end
         self._moved = moved
         self.messages = 0
 
@@ -75,7 +81,7 @@ class Scan:
             before = dict(reading.positions)
             finished: list[int] = []
             for number, run in groupby(messages, Message.partition):
-                finished += self._run(reading, number, list(run), consumer)
+                finished += self._run(reading, number, list(run))
             if finished:
                 consumer.pause([TopicPartition(reading.topic, each) for each in finished])
             if messages:
@@ -86,7 +92,7 @@ class Scan:
             elif time.monotonic() - moved > STALL_SECONDS:
                 raise Unreachable(reading.stalled(self._servers))
 
-    def _run(self, reading: _Reading, number: int, run: list[Message], consumer: Any) -> list[int]:
+    def _run(self, reading: _Reading, number: int, run: list[Message]) -> list[int]:
         """Messages and events of one partition; the partition if it is done."""
         if number not in reading.ends:
             for message in run:
@@ -104,17 +110,14 @@ class Scan:
                 if plain:
                     self.messages += reading.take_run(number, plain)
                     plain = []
-                self._event(reading, number, message, error, consumer)
+                self._event(reading, number, message, error)
             if plain and number in reading.ends:
                 self.messages += reading.take_run(number, plain)
         return [] if number in reading.ends else [number]
 
-    def _event(
-        self, reading: _Reading, number: int, message: Message, error: KafkaError, consumer: Any
-    ) -> None:
+    def _event(self, reading: _Reading, number: int, message: Message, error: KafkaError) -> None:
         if error.code() == KafkaError._PARTITION_EOF:
-            place = TopicPartition(reading.topic, number)
-            reading.reached(number, message.offset(), lambda: self._log_end(consumer, place))
+            reading.reached(number, message.offset(), self._log_end)
         else:
             self._trouble(reading, error)
 
@@ -125,13 +128,6 @@ class Scan:
         told = explained(KafkaException(error), f"reading {reading.topic!r}", self._servers)
         if not isinstance(told, Unreachable):
             raise told
-
-    def _log_end(self, consumer: Any, place: TopicPartition) -> int | None:
-        try:
-            found = consumer.get_watermark_offsets(place, 5.0)
-        except KafkaException:
-            return None
-        return found[1] if found else None
 
 
 class _Reading:
@@ -164,14 +160,14 @@ class _Reading:
         self._move(number, last + 1)
         return len(run)
 
-    def reached(self, number: int, offset: int, log_end: Callable[[], int | None]) -> None:
+    def reached(self, number: int, offset: int, log_end: LogEnd) -> None:
         """No committed record was left at ``offset``: the end, or what a transaction holds back."""
         end = self.ends.get(number)
         if end is None:
             return
         self._move(number, offset)
-        if offset < end and (found := log_end()) is not None and found <= offset:
-            self.short[number] = found
+        if offset < end and log_end((self.topic, number)) <= offset:
+            self.short[number] = offset
             del self.ends[number]
 
     def stalled(self, servers: str) -> str:
