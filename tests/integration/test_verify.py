@@ -435,7 +435,7 @@ class TestDamage:
         job, _ = copied(forged)
         found = settled.verify(job=job)
         assert found.code == Exit.VERDICT
-        assert kinds(found)["output-without-source"] == 1
+        assert kinds(found)["output-without-source"] >= 1
         assert words in examples(found)
 
     @pytest.mark.parametrize("counter", ["handled", "outputs", "dead_lettered", "skipped"])

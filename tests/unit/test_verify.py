@@ -14,12 +14,13 @@ from processor.errors import Exit
 from processor.operations.broker import Offset
 from processor.operations.verify.bounds import Bound, Row
 from processor.operations.verify.judge import ALWAYS, NEVER, Circumstances, judge
-from processor.operations.verify.outputs import Work
+from processor.operations.verify.outputs import Where, Work
 from processor.operations.verify.report import Kind, PartitionReport, Recorded, verdict
 from processor.operations.verify.tally import Bits, Seen, Tally
 
 LINEAGE = "0f0f0f0f0f0f0f0f"
 H = 30
+OUT = Where(0, "out/0")
 WHOLE = Circumstances(whole=True, start=0, input_gone=None)
 
 
@@ -110,7 +111,7 @@ def publish(to: Work, *batches: tuple[int, int], where: int = 0) -> None:
     """Batches of [first, next) with an output for each message, all in one output partition."""
     for first, end in batches:
         for source in range(first, end):
-            to.add(where, "out/0 at 0", first, end, source - first, end - first, source)
+            to.add(Where(where, f"out/{where}"), 0, first, end, source - first, end - first, source)
 
 
 def kinds(report: PartitionReport) -> dict[Kind, int]:
@@ -137,7 +138,7 @@ class TestJudge:
     def test_a_missing_output(self) -> None:
         of = work()
         publish(of, (0, 10), (11, 30))
-        of.add(0, "x", 11, 30, 0, 19, 11)
+        of.add(OUT, 0, 11, 30, 0, 19, 11)
         assert judged(of)[0] == {Kind.DUPLICATED: 1, Kind.MISSING: 1}
 
     def test_a_whole_batch_is_missing_where_no_output_tells(self) -> None:
@@ -228,8 +229,8 @@ class TestJudge:
         """Then the whole batch has to have a record."""
         of = Work(bound(handled=20, outputs=2), 0, H, Postgres())
         of.present.fill(0, 20)
-        of.add(0, "x", 0, 20, 0, 1, None)
-        of.add(0, "x", 20, 30, 0, 1, None)
+        of.add(OUT, 0, 0, 20, 0, 1, None)
+        of.add(OUT, 0, 20, 30, 0, 1, None)
         assert judged(of)[0] == {Kind.WITHOUT_SOURCE: 1}
 
     @pytest.mark.parametrize("letters", [[3], [3, 3], [3, 29]])
@@ -271,7 +272,7 @@ class TestNotVerifiable:
         of = work()
         for first in (0, 10, 20):
             for ordinal in range(1, 10):
-                of.add(0, "x", first, first + 10, ordinal, 10, first + ordinal)
+                of.add(OUT, 0, first, first + 10, ordinal, 10, first + ordinal)
         found, left_out = judged(of, replace(WHOLE, horizon=10))
         assert found == {Kind.MISSING: 1}
         assert sum(left_out.values()) == 2

@@ -9,6 +9,7 @@ the counter in Postgres tells.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Protocol
 
 from confluent_kafka import Message
@@ -24,6 +25,14 @@ class Now(Protocol):
     """What Postgres says at this moment."""
 
     def next_offset(self, topic_id: str, partition: int, lineage: str) -> int | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """An output partition: a short number, and its name for people."""
+
+    number: int
+    text: str
 
 
 class Work:
@@ -44,7 +53,7 @@ class Work:
         """In each output partition the first offset of the batch of the earliest output."""
         self.published = self.open = self.earlier = self.later = 0
         self._last: dict[int, tuple[int, int]] = {}
-        self._ceiling = bound.row.next_offset
+        self._next_offset = self._ceiling = bound.row.next_offset
         self._now = now
         for each in bound.manifests:
             if each.output_count and self.begin <= each.first and each.next <= self.end:
@@ -56,91 +65,93 @@ class Work:
 
     def add(
         self,
-        where: int,
-        name: str,
+        where: Where,
+        offset: int,
         first: int,
         end: int,
         ordinal: int,
         count: int,
         source: int | None,
     ) -> None:
-        """Note an output; ``where`` is the number of its partition, ``name`` says it to people."""
+        """Note the output that stands at ``offset`` of an output partition."""
         if not (0 <= ordinal < count <= MAX_OUTPUTS_OF_A_BATCH and 0 <= first < end):
-            self._without(name, f"claims output {ordinal} of {count} of [{first}, {end})")
-        elif end > self.bound.row.next_offset:
-            self._after(name, first, end)
-        elif first < self.end:
-            self._within(where, name, first, end, ordinal, count, source)
-
-    def _within(
-        self,
-        where: int,
-        name: str,
-        first: int,
-        end: int,
-        ordinal: int,
-        count: int,
-        source: int | None,
-    ) -> None:
-        last = self._last.get(where)
+            self._without(where, offset, f"claims output {ordinal} of {count} of [{first}, {end})")
+            return
+        if end > self._next_offset:
+            self._after(where, offset, first, end)
+            return
+        if first >= self.end:
+            return
+        last = self._last.get(where.number)
         if last is None:
-            self.earliest[where] = first
+            self.earliest[where.number] = first
         at = (first, ordinal)
-        if first < self.begin:
-            seen = Seen.DUPLICATE if last == at else Seen.NEW
-        else:
+        if first >= self.begin:
             seen = self.tally.add(first, end, ordinal, count)
-        if seen is Seen.NEW:
-            if last is None or at > last:
-                self._last[where] = at
-            else:
-                self.book.find(
-                    Kind.ORDER, f"{name}: {_batch(first, end)} stands after the one of {last[0]}"
-                )
-            self._count(name, first, end, source)
-        elif seen is Seen.DUPLICATE:
-            self.book.find(
-                Kind.DUPLICATED,
-                f"{name}: output {ordinal + 1} of {count} of {_batch(first, end)} once more",
-            )
         else:
-            self.book.find(
-                Kind.OVERLAP, f"{name}: {_batch(first, end)} where another batch begins at {first}"
-            )
+            seen = Seen.DUPLICATE if last == at else Seen.NEW
+        if seen is not Seen.NEW:
+            self._not_new(where, offset, seen, first, end, ordinal, count)
+            return
+        if last is None or at > last:
+            self._last[where.number] = at
+        else:
+            what = f"{_batch(first, end)} stands after the one of {last[0]}"
+            self.book.find(Kind.ORDER, f"{where.text} at {offset}: {what}")
+        self._count(first, end)
+        if source is not None and not self._has(source, first, end):
+            self._without(where, offset, f"is of offset {source}, where there is no record")
 
-    def _count(self, name: str, first: int, end: int, source: int | None) -> None:
+    def _count(self, first: int, end: int) -> None:
         if first < self.begin:
             self.earlier += 1
-            return
-        if end <= self.bound.published:
+        elif end <= self.bound.published:
             self.published += 1
         else:
             self.open += 1
-        if source is not None and not self._has(source, first, end):
-            self._without(name, f"is of offset {source}, where there is no record")
+
+    def _not_new(
+        self,
+        where: Where,
+        offset: int,
+        seen: Seen,
+        first: int,
+        end: int,
+        ordinal: int,
+        count: int,
+    ) -> None:
+        name = f"{where.text} at {offset}"
+        if seen is Seen.DUPLICATE:
+            what = f"output {ordinal + 1} of {count} of {_batch(first, end)} once more"
+            self.book.find(Kind.DUPLICATED, f"{name}: {what}")
+        else:
+            what = f"{_batch(first, end)} where another batch begins at {first}"
+            self.book.find(Kind.OVERLAP, f"{name}: {what}")
 
     def _has(self, source: int, first: int, end: int) -> bool:
+        """Whether the record is there, as far as that can be known."""
         if not first <= source < end:
             return False
-        if not self.sources_known or source >= self.end or source < self.log_start:
+        if not self.sources_known or not max(self.begin, self.log_start) <= source < self.end:
             return True
         return source in self.present
 
-    def _after(self, name: str, first: int, end: int) -> None:
+    def _after(self, where: Where, offset: int, first: int, end: int) -> None:
         """Visible outputs are committed in Postgres: what H does not cover by now has no source."""
         row = self.bound.row
         if end > self._ceiling:
             now = self._now.next_offset(row.topic_id, row.partition, row.lineage)
             self._ceiling = max(self._ceiling, now or 0)
         if end > self._ceiling:
-            self._without(name, f"is of {_batch(first, end)}, beyond H {self._ceiling}")
+            self._without(where, offset, f"is of {_batch(first, end)}, beyond H {self._ceiling}")
         elif first < row.next_offset:
-            self.book.find(Kind.OVERLAP, f"{name}: {_batch(first, end)} across H {row.next_offset}")
+            what = f"{_batch(first, end)} across H {row.next_offset}"
+            self.book.find(Kind.OVERLAP, f"{where.text} at {offset}: {what}")
         else:
             self.later += 1
 
-    def _without(self, name: str, what: str) -> None:
-        self.book.find(Kind.WITHOUT_SOURCE, f"{name} {what}")
+    def _without(self, where: Where, offset: int, what: str) -> None:
+        self.book.find(Kind.WITHOUT_SOURCE, f"{where.text} at {offset} {what}")
 
 
 class Outputs:
@@ -180,24 +191,25 @@ class Outputs:
 
     def take(self, topic: str, partition: int, run: list[Message]) -> None:
         """One run of messages; this is the hot path."""
-        where, works = self.number((topic, partition)), self._works
+        where = Where(self.number((topic, partition)), f"{topic}/{partition}")
+        works, nothing = self._works, (b"", None)
         for message in run:
             parts = _provenance(message)
             if parts is None:
                 self._others["none"] += 1
                 continue
-            lineage, work = works.get((parts[0], parts[1]), (b"", None))
-            name = f"{topic}/{partition} at {message.offset()}"
+            lineage, work = works.get((parts[0], parts[1]), nothing)
             if work is None or lineage != parts[6]:
-                self._stranger(parts, name)
+                self._stranger(parts, f"{where.text} at {message.offset()}")
                 continue
             try:
                 first, end, ordinal, count = map(int, parts[2:6])
                 source = int(parts[7]) if parts[7] else None
             except ValueError:
-                work.book.find(Kind.WITHOUT_SOURCE, f"{name} has an unreadable provenance")
+                what = f"{where.text} at {message.offset()} has an unreadable provenance"
+                work.book.find(Kind.WITHOUT_SOURCE, what)
                 continue
-            work.add(where, name, first, end, ordinal, count, source)
+            work.add(where, message.offset(), first, end, ordinal, count, source)
 
     def _stranger(self, parts: list[bytes], name: str) -> None:
         key = (parts[0], parts[1], parts[6])

@@ -111,9 +111,12 @@ class Tally:
 
     def add(self, first: int, next_offset: int, ordinal: int, outputs: int) -> Seen:
         """Note one output; ``ordinal`` is below ``outputs``."""
-        if not self.expect(first, next_offset, outputs):
-            return Seen.CONTRADICTION
         at = self._index[first - self.start] - 1
+        if at < 0:
+            self.expect(first, next_offset, outputs)
+            at = self._index[first - self.start] - 1
+        elif self._count[at] != outputs or self._length[at] != next_offset - first:
+            return Seen.CONTRADICTION
         bit = self._base[at] + ordinal
         mask = 1 << (bit & 7)
         if self._bits[bit >> 3] & mask:
