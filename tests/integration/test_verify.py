@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import os
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from confluent_kafka.admin import (
 )
 from confluent_kafka.cimpl import TopicPartition
 
-from devstack import Kafka, Postgres
+from devstack import Kafka, Postgres, Stack
 from devstack.waiting import wait_until
 from processor.engine.batch import Record, Source
 from processor.engine.outbox import (
@@ -40,6 +41,7 @@ from processor.operations import migrations
 from processor.settings import Database, Settings
 from tests.support.brokers import read_to_end, wait_settled
 
+ROOT = Path(__file__).parents[2]
 SETTLE_SECONDS = 60.0
 MESSAGES = 300
 BAD, SILENT = b"bad", b"silent"
@@ -656,6 +658,27 @@ class TestBadInput:
         found = world.run("verify", world.job_with("no-such-topic"))
         assert found.code == Exit.USAGE
         assert "Kafka has no topic 'no-such-topic'; run: processor topics create" in found.error
+
+    def test_the_first_group_of_a_cluster(self, tmp_path: Path, database: str) -> None:
+        """Its coordinator is only made when somebody asks: in a process of its own."""
+        migrations.migrate(Settings(database=Database(url=database)))  # type: ignore[arg-type]
+        with Stack() as fresh:
+            admin = AdminClient({"bootstrap.servers": fresh.kafka.bootstrap_servers})
+            run = command_line(tmp_path, fresh.kafka, database)
+            world = World(run, fresh.kafka, admin, database, "first", "in", "out")
+            create(world, "in", "out")
+            script = "from processor.cli import main; main()"
+            done = subprocess.run(
+                [sys.executable, "-c", script, "verify", world.job],
+                cwd=tmp_path,
+                env={**run.environment(), "PYTHONPATH": str(ROOT)},
+                capture_output=True,
+                text=True,
+                timeout=60,
+                check=False,
+            )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.splitlines()[-1] == "first: nothing is known of this group"
 
     def test_kafka_is_away(self, world: World) -> None:
         found = world.run("verify", world.job, kafka__bootstrap_servers="127.0.0.1:1")

@@ -73,9 +73,8 @@ def verify(
         require_partition(inputs, chosen, scope)
         bounds = read_bounds(broker, connection, group, inputs, list(pipeline.routes))
         bounds.topics |= described(broker, list(pipeline.outputs))
-        ends = broker.log_ends(
-            places_of(bounds.topics, pipeline.outputs)
-        )  # not before the snapshot
+        # Not before the snapshot.
+        ends = broker.log_ends(places_of(bounds.topics, pipeline.outputs))
         verification = Verification(settings, group, broker, connection, bounds, scope)
         places = [
             place

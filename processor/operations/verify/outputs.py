@@ -132,7 +132,9 @@ class Work:
         """Whether the record is there, as far as that can be known."""
         if not first <= source < end:
             return False
-        if not self.sources_known or not max(self.begin, self.log_start) <= source < self.end:
+        if source >= self.end or source < self.begin or source < self.log_start:
+            return True
+        if not self.sources_known:
             return True
         return source in self.present
 
