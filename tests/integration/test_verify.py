@@ -660,7 +660,7 @@ class TestBadInput:
         assert "Kafka has no topic 'no-such-topic'; run: processor topics create" in found.error
 
     def test_the_first_group_of_a_cluster(self, tmp_path: Path, database: str) -> None:
-        """Its coordinator is only made when somebody asks: in a process of its own."""
+        """Its coordinator is only made when somebody asks."""
         migrations.migrate(Settings(database=Database(url=database)))  # type: ignore[arg-type]
         with Stack() as fresh:
             admin = AdminClient({"bootstrap.servers": fresh.kafka.bootstrap_servers})
