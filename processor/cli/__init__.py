@@ -23,6 +23,7 @@ from processor.cli import (
     run,
     status,
     topics,
+    verify,
 )
 from processor.errors import Exit, ProcessorError
 
@@ -38,6 +39,7 @@ app.command()(run.run)
 app.command()(check.check)
 app.command()(migrate.migrate)
 app.command()(status.status)
+app.command()(verify.verify)
 app.command()(control.resume)
 app.command()(produce.produce)
 app.add_typer(topics.app, name="topics")

@@ -82,6 +82,7 @@ class Broker:
     def __init__(self, settings: Settings) -> None:
         self._servers = settings.kafka.bootstrap_servers
         self._errors: list[KafkaError] = []
+        self._coordinated: set[str] = set()
         configuration: dict[str, Any] = {
             **settings.kafka.client,
             "bootstrap.servers": self._servers,
@@ -198,6 +199,7 @@ class Broker:
         self, group: str, places: list[TopicPartition] | None
     ) -> list[TopicPartition]:
         """Of all partitions that have one where no places are named."""
+        self._await_coordinator(group)
 
         def ask() -> list[TopicPartition]:
             futures = self._admin.list_consumer_group_offsets(
@@ -209,6 +211,16 @@ class Broker:
             return list(found.topic_partitions)
 
         return again(ask)
+
+    def _await_coordinator(self, group: str) -> None:
+        """Ask something harmless of the group's coordinator, once, until it answers.
+
+        An admin client that asks a coordinator for offsets while that is being elected or loaded
+        ends the process: librdkafka then wants to tell a consumer's group, which it has not.
+        """
+        if group not in self._coordinated:
+            self.group_operations(group)
+            self._coordinated.add(group)
 
     def _log_offsets(self, places: Sequence[Place], at: OffsetSpec) -> dict[Place, int]:
         def ask() -> dict[Place, int]:

@@ -120,7 +120,7 @@ def read(
             cluster_id: str | None = broker.cluster().cluster_id
         except Unreachable as error:
             readings.trouble, broker, cluster_id = str(error), None, None
-        readings.floors = _floors(connection, group, cluster_id)
+        readings.floors = floors(connection, group, cluster_id)
         if broker is not None:
             _read_kafka(broker, readings, topics)
         _read_postgres(connection, readings, cluster_id)
@@ -138,10 +138,10 @@ def _read_kafka(broker: Broker, readings: Readings, topics: Sequence[str]) -> No
         if topic is not None
         for number in range(topic.partitions)
     )
-    readings.committed = _stable(broker, readings.group, places)
+    readings.committed = stable(broker, readings.group, places)
 
 
-def _stable(broker: Broker, group: str, places: Sequence[Place]) -> dict[Place, Offset]:
+def stable(broker: Broker, group: str, places: Sequence[Place]) -> dict[Place, Offset]:
     """K of each partition; those with a transaction under way are asked again for a while."""
     deadline = time.monotonic() + PENDING_SECONDS
     found = broker.committed(group, places)
@@ -153,7 +153,7 @@ def _stable(broker: Broker, group: str, places: Sequence[Place]) -> dict[Place, 
     return found
 
 
-def _floors(
+def floors(
     connection: Connection, group: str, cluster_id: str | None
 ) -> dict[Place, tuple[int, int]]:
     rows = connection.execute(
