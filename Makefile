@@ -9,7 +9,7 @@ PARTS := .devstack/.parts
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test spec lint format clean
+.PHONY: help setup demo test faults spec lint format clean
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -22,6 +22,9 @@ demo: setup ## the main job on real Kafka and Postgres, killed at random (KEEP=1
 
 test: setup ## all tests, on the real parts (PYTEST_ARGS='-k devstack')
 	$(RUN) -m pytest -ra --durations=15 $(PYTEST_ARGS)
+
+faults: setup ## a worker crashes, stops or fails at every edge of every step, on the real parts
+	FAULTS=all $(RUN) -m pytest -ra tests/faults/test_steps.py
 
 spec: $(INSTALLED) ## the protocol, checked by TLC: large models, and each guard taken out
 	@$(RUN) -m spec.check small rest deep liveness large --guards
