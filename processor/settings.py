@@ -97,7 +97,8 @@ class Kafka(_Section):
     session_timeout_seconds: Annotated[float, Field(ge=1)] = 10.0
     max_poll_interval_seconds: Annotated[float, Field(ge=5)] = 45.0
     """The longest that one handler call may take; a rebalance waits no longer for a worker."""
-    transaction_timeout_seconds: Annotated[float, Field(ge=2)] = 12.0
+    transaction_timeout_seconds: Annotated[float, Field(ge=10)] = 12.0
+    """At least librdkafka's ``socket.timeout.ms``, which the engine sets to 10 s."""
     client: Properties = {}
     consumer: Properties = {}
     producer: Properties = {}

@@ -3,7 +3,8 @@
 ``PROCESSOR_FAULTS`` holds them, separated by spaces, each ``STEP.EDGE=ACTION[:SECONDS][@VISIT]``:
 ``commit.after=raise``, ``end.inside=crash@3``, ``store.before=stop:2``.
 
-Edges: ``before``, nothing was sent; ``inside``, a moment after the call began, its reply not seen;
+Edges: ``before``, nothing was sent (of ``send-offsets``, which waits for what was sent early:
+before the wait); ``inside``, a moment after the call began, its reply not seen;
 ``after``, it is done, and an error that is raised there is a reply that was lost.
 
 Actions: ``crash``, SIGKILL to itself; ``stop``, the whole process stands still (SIGSTOP) for so
@@ -68,10 +69,12 @@ class Planned:
 def from_environment() -> Fault | None:
     """What the variables ask for; None, which costs nothing, when they ask for nothing.
 
-    :raises ConfigurationError: for a fault that cannot be read.
+    :raises ConfigurationError: for a fault that cannot be read, or a folder that is not there.
     """
     planned = [parse(each) for each in os.environ.get(VARIABLE, "").split()]
     folder = os.environ.get(FOLDER_VARIABLE)
+    if folder and not Path(folder).is_dir():
+        raise ConfigurationError(f"{FOLDER_VARIABLE}: there is no folder {folder!r}")
     return Faults(planned, Path(folder) if folder else None) if planned else None
 
 

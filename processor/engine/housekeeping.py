@@ -142,7 +142,10 @@ class Housekeeping:
             sent(each)
 
     def _raise_published(self, running: Sequence[Owned]) -> None:
-        """P is raised to a K that was read back, never to one that is only believed."""
+        """P is raised to a K that was read back, never to one that is only believed.
+
+        A row that refuses it has another token or offsets that do not fit: recovery finds out.
+        """
         behind = [
             each
             for each in running
@@ -166,6 +169,9 @@ class Housekeeping:
             each.published_offset = published
             each.token_in_k = claim.token_in_metadata
             self._verified.pop(progress_id, None)
+        refused = [str(claims[each][0].partition) for each in claims if each not in raised]
+        if refused:
+            raise Doubt(f"the rows of {', '.join(refused)} are not as they were left")
 
     def _claim(self, each: Owned, committed: Committed | str) -> Claim | None:
         """None when the offset could not be read, or is none of ours: recovery will tell why."""

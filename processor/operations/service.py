@@ -6,6 +6,7 @@ import sys
 
 import structlog
 
+from processor.engine import faults
 from processor.engine.assembly import start_position
 from processor.engine.supervisor import Supervisor
 from processor.errors import ConfigurationError, Exit
@@ -30,6 +31,8 @@ def run(reference: str, settings: Settings, workers: int) -> Exit:
     log = structlog.get_logger()
     pipeline = load_pipeline(reference)
     start_position(settings.start_from)
+    if faults.from_environment() is not None:
+        log.warning(f"{faults.VARIABLE} is set: workers fail on purpose")
     look(pipeline, reference, settings, log.warning)
     log.info("starting", pipeline=reference, workers=workers, instance=settings.instance)
     supervisor = Supervisor(

@@ -122,18 +122,26 @@ def alive(pid: int) -> bool:
     return state != "Z"
 
 
+def two_workers(
+    scene: Scene, log: Path, *, start_new_session: bool = False
+) -> subprocess.Popen[bytes]:
+    """The service as its own process, for tests that end it in ways of their own."""
+    with log.open("wb") as file:
+        return subprocess.Popen(
+            [sys.executable, "-m", "processor", "run", REFERENCE, "--workers", "2"],
+            env={**os.environ, **scene.environment()},
+            cwd=ROOT,
+            stdout=file,
+            stderr=file,
+            start_new_session=start_new_session,
+        )
+
+
 def test_workers_end_by_themselves_when_their_supervisor_is_killed(
     scene: Scene, tmp_path: Path
 ) -> None:
     """Nobody would start them again, and another supervisor will start the slots."""
-    with (tmp_path / "orphans.log").open("wb") as log:
-        supervisor = subprocess.Popen(
-            [sys.executable, "-m", "processor", "run", REFERENCE, "--workers", "2"],
-            env={**os.environ, **scene.environment()},
-            cwd=ROOT,
-            stdout=log,
-            stderr=log,
-        )
+    supervisor = two_workers(scene, tmp_path / "orphans.log")
     workers: list[int] = []
     try:
         wait_running(scene)
@@ -167,14 +175,7 @@ def test_a_drain_that_takes_too_long_is_cut_short(scene: Scene) -> None:
 def test_sigterm_for_the_whole_process_group_is_an_ordinary_end(scene: Scene, at: str) -> None:
     """As service managers send it: the supervisor and each worker have it, and workers twice."""
     log = scene.folder / "group.log"
-    with log.open("wb") as file:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "processor", "run", REFERENCE, "--workers", "2"],
-            env={**os.environ, **scene.environment()},
-            stderr=file,
-            cwd=ROOT,
-            start_new_session=True,
-        )
+    process = two_workers(scene, log, start_new_session=True)
     try:
         wait_until(lambda: b"worker-started" in log.read_bytes(), WAIT_SECONDS, "a worker")
         if at == "work":

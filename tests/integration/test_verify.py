@@ -96,7 +96,9 @@ class World:
             return cursor.fetchall() if cursor.description else []
 
     def produce(self, *values: bytes, partition: int | None = None) -> None:
-        producer = Producer({"bootstrap.servers": self.kafka.bootstrap_servers})
+        producer = Producer(
+            {"bootstrap.servers": self.kafka.bootstrap_servers, "enable.idempotence": True}
+        )
         for number, value in enumerate(values):
             at = number % 2 if partition is None else partition
             producer.produce(self.input, value, partition=at)
@@ -122,7 +124,9 @@ class World:
 
     def put(self, topic: str, messages: Sequence[Message], source: bytes | None = None) -> None:
         """Copies of outputs, as another producer would make them."""
-        producer = Producer({"bootstrap.servers": self.kafka.bootstrap_servers})
+        producer = Producer(
+            {"bootstrap.servers": self.kafka.bootstrap_servers, "enable.idempotence": True}
+        )
         for message in messages:
             headers = [(PROVENANCE_HEADER, source)] if source else message.headers()
             producer.produce(

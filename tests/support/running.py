@@ -65,8 +65,13 @@ class Scene:
             )
             for isolation in ("read_committed", "read_uncommitted")
         )
+        # Idempotent, or its own retries put messages in another order.
         self.producer = Producer(
-            {"bootstrap.servers": kafka.bootstrap_servers, "linger.ms": 0, "acks": "all"}
+            {
+                "bootstrap.servers": kafka.bootstrap_servers,
+                "linger.ms": 0,
+                "enable.idempotence": True,
+            }
         )
         self._logs = itertools.count()
 

@@ -54,6 +54,13 @@ def test_the_variables_are_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     assert [path.name for path in tmp_path.iterdir()] == ["store.before=raise"]
 
 
+def test_a_folder_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PROCESSOR_FAULTS", "store.before=raise")
+    monkeypatch.setenv("PROCESSOR_FAULTS_FOLDER", "/nowhere")
+    with pytest.raises(ConfigurationError, match="no folder '/nowhere'"):
+        from_environment()
+
+
 def test_it_fires_once_at_its_visit() -> None:
     faults = Faults([Planned(Step.STORE, "after", "raise", visit=2)])
     faults(Step.STORE, "before")
