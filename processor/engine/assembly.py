@@ -18,7 +18,7 @@ from processor.dsn import connection_error
 from processor.engine import faults
 from processor.engine.batches import Batches
 from processor.engine.clients import Clients, KafkaClients, LogLines
-from processor.engine.clock import MonotonicClock
+from processor.engine.clock import Clock, MonotonicClock
 from processor.engine.cluster import READ_TIMEOUT_SECONDS, Cluster, TopicFacts
 from processor.engine.consumer import Consumer
 from processor.engine.database import Database, application_name
@@ -128,9 +128,10 @@ def assemble(
     cluster_id: str,
     max_bytes: Mapping[str, int],
     rules: Mapping[str, Rules],
+    clock: Clock | None = None,
 ) -> Worker:
-    """The worker over given clients and connection."""
-    clock = MonotonicClock()
+    """The worker over given clients and connection; the machine's clock unless there is another."""
+    clock = clock or MonotonicClock()
     partitions = Partitions()
     store = Store(database, slot.group_id, steps)
     ledger = Ledger(database, cluster_id, slot.group_id, steps)

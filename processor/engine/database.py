@@ -7,7 +7,7 @@ so that what goes in one packet with BEGIN and with COMMIT is written here and n
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, LiteralString
 
@@ -43,7 +43,16 @@ def application_prefix(group_id: str) -> str:
 class Database:
     """One connection, made again when it is lost."""
 
-    def __init__(self, settings: DatabaseSettings, name: str, isolation: str, steps: Steps) -> None:
+    def __init__(
+        self,
+        settings: DatabaseSettings,
+        name: str,
+        isolation: str,
+        steps: Steps,
+        connect: Callable[..., Any] = psycopg.connect,
+    ) -> None:
+        """:param connect: as ``psycopg.connect``; the simulation brings its own."""
+        self._connect_to = connect
         self._settings = settings
         self._name = name
         self._steps = steps
@@ -164,7 +173,7 @@ class Database:
         return self._connection
 
     def _connect(self) -> Connection:
-        connection = psycopg.connect(
+        connection: Connection = self._connect_to(
             psycopg_url(self._settings.url.get_secret_value()),
             autocommit=True,
             application_name=self._name,

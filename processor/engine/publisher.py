@@ -10,13 +10,14 @@ same transactional id gets a new epoch, and what is late is refused.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
+from functools import partial
 
 from confluent_kafka import TopicPartition
 
 from processor.engine.batch import OutboxEntry, Partition
-from processor.engine.clients import CALL_TIMEOUT_SECONDS, Clients
+from processor.engine.clients import CALL_TIMEOUT_SECONDS, Background, Clients
 from processor.engine.failures import PublishDoubt
 from processor.engine.producer import TransactionalProducer
 from processor.engine.steps import Step, Steps
@@ -74,7 +75,7 @@ class Publisher:
         ]
         try:
             with self._steps.step(Step.INITIALISE, CALL_TIMEOUT_SECONDS * 2):
-                initialise_all(producers)
+                initialise_all(self._clients.background, producers)
         except PublishDoubt:
             for producer in producers:
                 producer.drop()
@@ -159,13 +160,22 @@ class Publisher:
             raise
 
 
-def initialise_all(producers: Sequence[TransactionalProducer]) -> None:
+def initialise_all(background: Background, producers: Sequence[TransactionalProducer]) -> None:
     """At the same time: after a kill each may take most of a second.
 
     :raises PublishDoubt: of the first that failed; the others are initialised all the same.
     """
-    with ThreadPoolExecutor(len(producers)) as threads:
-        for done in [
-            threads.submit(producer.initialise, CALL_TIMEOUT_SECONDS) for producer in producers
-        ]:
-            done.result()
+    under_way = [
+        background(partial(producer.initialise, CALL_TIMEOUT_SECONDS)) for producer in producers
+    ]
+    failures = [doubt for each in under_way if (doubt := _failure(each)) is not None]
+    if failures:
+        raise failures[0]
+
+
+def _failure(initialising: Future[object]) -> PublishDoubt | None:
+    try:
+        initialising.result()
+    except PublishDoubt as doubt:
+        return doubt
+    return None

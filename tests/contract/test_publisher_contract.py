@@ -13,6 +13,7 @@ from confluent_kafka.admin import AdminClient
 from devstack import Kafka
 from devstack.waiting import wait_until
 from processor.engine import clients as clients_module
+from processor.engine import producer as producer_module
 from processor.engine import publisher as publisher_module
 from processor.engine.batch import Committed
 from processor.engine.failures import PublishDoubt
@@ -285,7 +286,8 @@ class TestRefusals:
 @pytest.fixture
 def short_timeouts(monkeypatch: pytest.MonkeyPatch) -> Callable[[float, int], None]:
     def shorten(call_seconds: float, socket_milliseconds: int) -> None:
-        monkeypatch.setattr(publisher_module, "CALL_TIMEOUT_SECONDS", call_seconds)
+        for module in (publisher_module, producer_module):
+            monkeypatch.setattr(module, "CALL_TIMEOUT_SECONDS", call_seconds)
         monkeypatch.setattr(clients_module, "SOCKET_TIMEOUT_MILLISECONDS", socket_milliseconds)
 
     return shorten

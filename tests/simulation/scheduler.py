@@ -1,0 +1,238 @@
+"""Processes, time and chance of a simulation: everything follows from the seed.
+
+Each task is a greenlet, so that the engine's own code, which knows nothing of it, can be
+interrupted inside any call of a client: the task with the earliest time goes on, and virtual time
+jumps to it. Nothing else runs meanwhile. A process is killed by never going on with its tasks.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections.abc import Callable
+from random import Random
+from typing import Any, Protocol
+
+from greenlet import GreenletExit, getcurrent, greenlet
+
+POLL_SECONDS = 0.005
+
+
+class Killed(GreenletExit):
+    """Raised in the task of a process that is dead, wherever it next touches the world."""
+
+
+class Process:
+    """One operating-system process: it lives, stands still for a while, or is dead."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.alive = True
+        self.stopped_until = 0.0
+        """SIGSTOP until then (virtual seconds)."""
+        self.on_death: list[Callable[[], None]] = []
+        """What the kernel does at the end: connections are closed."""
+
+    def kill(self) -> None:
+        """SIGKILL: no ``finally`` of it reaches the world any more."""
+        if self.alive:
+            self.alive = False
+            for notice in self.on_death:
+                notice()
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+OUTSIDE = Process("outside")
+"""Who acts when no task does: servers' timers, tests."""
+
+
+class Timer:
+    """An action at a time, unless it is cancelled."""
+
+    __slots__ = ("action", "at")
+
+    def __init__(self, at: float, action: Callable[[], None]) -> None:
+        self.at = at
+        self.action: Callable[[], None] | None = action
+
+    def cancel(self) -> None:
+        self.action = None
+
+
+class Task:
+    """A call that runs in a process; as a future it tells its result."""
+
+    def __init__(self, scheduler: Scheduler, process: Process, call: Callable[[], Any]) -> None:
+        self.process = process
+        self._scheduler = scheduler
+        self._call = call
+        self._done = False
+        self._value: Any = None
+        self.error: BaseException | None = None
+        self.greenlet = greenlet(self._run, scheduler.hub)
+
+    def _run(self) -> None:
+        try:
+            self._value = self._call()
+        except BaseException as error:
+            self.error = error.with_traceback(None) if isinstance(error, Killed) else error
+        self._done = True
+
+    def done(self) -> bool:
+        return self._done
+
+    def result(self, timeout: float | None = None) -> Any:
+        """As ``concurrent.futures.Future.result``, in virtual time.
+
+        :raises TimeoutError: when it is not done in time.
+        """
+        if not self._scheduler.wait(self.done, timeout):
+            raise TimeoutError
+        if self.error is not None:
+            raise self.error
+        return self._value
+
+
+class Time(Protocol):
+    """What the fakes need of the world; simulated, or real for the contract tests."""
+
+    random: Random
+
+    @property
+    def process(self) -> Process:
+        """Whose code runs now."""
+
+    def now(self) -> float:
+        """Monotonic seconds."""
+
+    def pause(self, seconds: float) -> None:
+        """Let time pass, and others run."""
+
+    def wait(self, until: Callable[[], bool], timeout: float | None = None) -> bool:
+        """Let others run until it is so; False when that took too long (seconds)."""
+
+    def later(self, seconds: float, action: Callable[[], None]) -> Timer:
+        """A server's timer; the action must not pause or wait."""
+
+    def spawn(self, process: Process, call: Callable[[], Any], after: float = 0.0) -> Any:
+        """Begin a task of a process; a future of its result."""
+
+
+class Scheduler:
+    """Implements :class:`Time` with virtual time; one event after the other, in the order of their
+    times, equal times in an order drawn from the seed.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.random = Random(seed)
+        self.hub = getcurrent()
+        self._now = 0.0
+        self._queue: list[tuple[float, float, int, Task | Timer | None]] = []
+        self._numbers = itertools.count()
+        self._task: Task | None = None
+        self._waiting: list[tuple[Task, Callable[[], bool], float]] = []
+        self._woken: dict[Task, bool] = {}
+        self.switches = 0
+
+    @property
+    def process(self) -> Process:
+        return OUTSIDE if self._task is None else self._task.process
+
+    def now(self) -> float:
+        return self._now
+
+    def spawn(self, process: Process, call: Callable[[], Any], after: float = 0.0) -> Task:
+        task = Task(self, process, call)
+        self._push(self._now + after, task)
+        return task
+
+    def later(self, seconds: float, action: Callable[[], None]) -> Timer:
+        timer = Timer(self._now + seconds, action)
+        self._push(timer.at, timer)
+        return timer
+
+    def pause(self, seconds: float) -> None:
+        task = self._running()
+        if task is None:
+            self.run(lambda: False, self._now + seconds)
+            return
+        self._push(self._now + seconds, task)
+        self._switch(task)
+
+    def wait(self, until: Callable[[], bool], timeout: float | None = None) -> bool:
+        deadline = float("inf") if timeout is None else self._now + timeout
+        task = self._running()
+        if task is None:
+            return self.run(until, deadline)
+        if until():
+            return True
+        self._waiting.append((task, until, deadline))
+        if timeout is not None:
+            self._push(deadline, None)
+        self._switch(task)
+        return self._woken.pop(task)
+
+    def run(self, until: Callable[[], bool], deadline: float = float("inf")) -> bool:
+        """From outside of all tasks: event after event, until it is so or the time is over."""
+        while not until():
+            if not self._queue or self._queue[0][0] > deadline:
+                if deadline != float("inf"):
+                    self._now = max(self._now, deadline)
+                return until()
+            self._step()
+        return True
+
+    def _step(self) -> None:
+        at, _, _, event = heapq.heappop(self._queue)
+        self._now = max(self._now, at)
+        if isinstance(event, Task):
+            self._go_on(event)
+        elif event is not None and event.action is not None:
+            action, event.action = event.action, None
+            action()
+        self._wake()
+
+    def _go_on(self, task: Task) -> None:
+        process = task.process
+        if process.alive and process.stopped_until > self._now:
+            self._push(process.stopped_until, task)
+            return
+        self._task = task
+        self.switches += 1
+        try:
+            if process.alive or task.greenlet:
+                task.greenlet.switch()
+        finally:
+            self._task = None
+
+    def _wake(self) -> None:
+        """Tasks whose condition holds, or whose time is over, go on next."""
+        if not self._waiting:
+            return
+        left = []
+        for entry in self._waiting:
+            task, until, deadline = entry
+            holds = not task.process.alive or until()
+            if holds or deadline <= self._now:
+                self._woken[task] = holds
+                self._push(self._now, task)
+            else:
+                left.append(entry)
+        self._waiting = left
+
+    def _running(self) -> Task | None:
+        """:raises Killed: in a process that is dead."""
+        if self._task is not None and not self._task.process.alive:
+            raise Killed
+        return self._task
+
+    def _switch(self, task: Task) -> None:
+        self.hub.switch()
+        if not task.process.alive:
+            self._woken.pop(task, None)
+            raise Killed
+
+    def _push(self, at: float, event: Task | Timer | None) -> None:
+        heapq.heappush(self._queue, (at, self.random.random(), next(self._numbers), event))
