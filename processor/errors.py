@@ -7,6 +7,7 @@
     |   `-- PipelineError          a handler, table or topic is declared wrongly (exit 2)
     |-- Unreachable                Kafka or Postgres did not answer in time (exit 3)
     |-- SchemaMismatch             the database's schema revision does not fit (exit 4)
+    |-- Refused                    a remedy does not fit what was found (exit 1)
     |-- SlotTaken                  another process runs in this slot (exit 6)
     |-- DecodeError                a message could not be decoded (dead letter)
     |-- OutputTooLarge             an output exceeds what its topic takes (dead letter)
@@ -76,6 +77,12 @@ class SlotTaken(ProcessorError):
     """Another live process runs under the same group, instance and slot."""
 
     exit_code = Exit.SLOT_TAKEN
+
+
+class Refused(ProcessorError):
+    """A remedy does not fit what was found; the text says what would."""
+
+    exit_code = Exit.VERDICT
 
 
 class DecodeError(ProcessorError):

@@ -54,6 +54,8 @@ class Pipeline:
         self.tables = tables
         self.isolation = isolation
         self.routes: dict[str, Route] = {}
+        self.reference: str | None = None
+        """As what it was loaded, ``module:attribute``."""
         self._unknown: Unknown = unknown
 
     def handler(self, topic: str | Topic, *, max_attempts: int = 3) -> Callable[[F], F]:

@@ -20,6 +20,7 @@ from processor.cli import (
     offsets,
     outbox,
     produce,
+    remedies,
     run,
     status,
     topics,
@@ -42,6 +43,7 @@ app.command()(status.status)
 app.command()(verify.verify)
 app.command()(control.resume)
 app.command()(produce.produce)
+remedies.add_to(offsets.app, outbox.app)
 app.add_typer(topics.app, name="topics")
 app.add_typer(offsets.app, name="offsets")
 app.add_typer(outbox.app, name="outbox")

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from processor.cli.options import Group, Json, OptionalReference, find_group
+from processor.cli.options import Group, Json, OptionalReference, find_group, find_place
 from processor.cli.output import print_json, print_table
 
 
@@ -31,7 +31,7 @@ def resume(
 
     configured = settings.load()
     name, _ = find_group(configured, pipeline, group)
-    places = [_place(text) for text in partition] if partition else None
+    places = [find_place(text) for text in partition] if partition else None
     found = control.resume(configured, name, places, dry_run)
     if as_json:
         print_json(found)
@@ -40,12 +40,3 @@ def resume(
     else:
         rows = [(each.topic, each.partition, each.reason, each.note) for each in found]
         print_table(("topic", "partition", "halted by", "now"), rows)
-
-
-def _place(text: str) -> tuple[str, int]:
-    from processor.errors import ConfigurationError
-
-    topic, _, number = text.rpartition("/")
-    if not topic or not number.isdecimal():
-        raise ConfigurationError(f"--partition {text!r}: give it as TOPIC/NUMBER")
-    return topic, int(number)

@@ -1,4 +1,4 @@
-"""``processor offsets``: where a group stands, in both stores."""
+"""``processor offsets show``: where a group stands, in both stores."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from processor.operations.offsets import Offsets
 
 app = typer.Typer(
-    help="A group's offsets in both stores.", rich_markup_mode=None, no_args_is_help=True
+    help="A group's offsets in both stores, and what to do about a halt.",
+    rich_markup_mode=None,
+    no_args_is_help=True,
 )
 
 COLUMNS = (
@@ -31,11 +33,6 @@ COLUMNS = (
     "tokens in K",
     "intent",
 )
-
-
-@app.callback()
-def _group() -> None:
-    """Makes this a group of commands although it has one so far."""
 
 
 @app.command()

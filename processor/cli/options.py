@@ -40,3 +40,16 @@ def find_group(
 
     pipeline = load_pipeline(reference)
     return settings.group_id or pipeline.name, pipeline
+
+
+def find_place(text: str) -> tuple[str, int]:
+    """
+    >>> find_place("events/3")
+    ('events', 3)
+
+    :raises ConfigurationError: for anything else.
+    """
+    topic, _, number = text.rpartition("/")
+    if not topic or not (number.isascii() and number.isdecimal()):
+        raise ConfigurationError(f"--partition {text!r}: give it as TOPIC/NUMBER")
+    return topic, int(number)

@@ -155,10 +155,12 @@ def assemble(
     isolation = Isolation(handling, steps)
     batches = Batches(partitions, handling, isolation, store, publisher, clock)
     incarnation = token_hex(8)
+    target = pipeline.reference or f"--group {slot.group_id}"
     worker = Worker(
         Rooms(partitions, batches, store, publisher, register, observer, clock),
         incarnation,
         stopping,
+        target,
     )
     worker.consumer = consumer = Consumer(
         clients,
@@ -178,6 +180,7 @@ def assemble(
         clock,
         start_position(settings.start_from),
         settings.halt_recheck_seconds,
+        target,
     )
     worker.housekeeping = Housekeeping(
         cluster,
@@ -191,6 +194,7 @@ def assemble(
         clock.now,
         settings.topic_check_seconds,
         incarnation,
+        target,
     )
     return worker
 

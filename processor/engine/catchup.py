@@ -93,6 +93,7 @@ class Catchup:
         for _ in range(READ_BACK_ATTEMPTS):
             if self._cluster.committed([partition])[partition] == wanted:
                 self._ledger.clear_intent(row, intent, decision.offset, row.token)
+                each.owned.truncated = False  # said of the H before the intent
                 return
             # For a moment after its end a transaction still counts as pending.
             self._sleep(READ_BACK_SECONDS)

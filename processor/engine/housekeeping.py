@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from math import inf
 
 from processor.engine.batch import Committed, Partition, Source
 from processor.engine.cluster import Cluster, TopicFacts
@@ -13,13 +14,14 @@ from processor.engine.observer import Observer
 from processor.engine.outbox import seal
 from processor.engine.partitions import Owned, Partitions, State
 from processor.engine.publisher import Publisher
-from processor.engine.recovery import Row, make_metadata, read_metadata
+from processor.engine.recovery import Row, make_metadata, read_metadata, resume_remedy
 from processor.engine.register import Register
 from processor.engine.store import NO_EPOCH, Advance, Store
 
 PUBLISH_SECONDS = 1.0
 SEEN_SECONDS = 5.0
-RESUME_SECONDS = 2.0
+CONTROL_SECONDS = 1.0
+OPERATOR_HALT = "operator-halt"
 MANY_TOKENS = 8
 """A K with the current token is sent, so that older tokens can be forgotten."""
 
@@ -48,7 +50,10 @@ class Housekeeping:
         clock: Callable[[], float],
         topic_check_seconds: float,
         incarnation: str,
+        target: str = "PIPELINE",
     ) -> None:
+        """:param target: how a command names the pipeline or the group."""
+        self._target = target
         self._cluster = cluster
         self._ledger = ledger
         self._store = store
@@ -62,7 +67,7 @@ class Housekeeping:
         self._incarnation = incarnation
         self._verified: dict[int, int] = {}
         """By the row's id, so that no V lands on the row of another topic id."""
-        self._next_publish = self._next_check = self._next_seen = self._next_resume = 0.0
+        self._next_publish = self._next_check = self._next_seen = self._next_control = 0.0
 
     def run(self) -> None:
         """Whatever is due.
@@ -83,9 +88,9 @@ class Housekeeping:
         if now >= self._next_seen:
             self._next_seen = now + SEEN_SECONDS
             self._register.seen(self._incarnation)
-        if now >= self._next_resume:
-            self._next_resume = now + RESUME_SECONDS
-            self._take_resumes()
+        if now >= self._next_control:
+            self._next_control = now + CONTROL_SECONDS
+            self._take_requests()
 
     def finish(self, partitions: Collection[Partition]) -> None:
         """K = H, read back, P: before partitions are given away, or at the end.
@@ -206,15 +211,27 @@ class Housekeeping:
             if reached[each.partition] != row_of(each).verified_offset:
                 self._verified[row_of(each).id] = reached[each.partition]
 
-    def _take_resumes(self) -> None:
-        halted = [each.partition for each in self._partitions if each.state is State.HALTED]
-        if not halted:
+    def _take_requests(self) -> None:
+        if not len(self._partitions):
             return
-        for partition in self._register.take_resumes(halted):
+        for partition, request in self._register.take_requests(
+            list(self._partitions.owned)
+        ).items():
             each = self._partitions[partition]
-            self._partitions.move(each, State.RECOVERING)
-            each.due = self._clock()
-            self._observer.noted("resumed", partition=str(partition))
+            if request.command == "resume" and each.state is State.HALTED:
+                self._partitions.move(each, State.RECOVERING)
+                each.due = self._clock()
+                self._observer.noted("resumed", partition=str(partition))
+            elif request.command == "halt" and each.state is not State.HALTED:
+                self._halt(each, request.requested_by)
+
+    def _halt(self, each: Owned, requested_by: str) -> None:
+        """Between batches, so that nothing of the partition is open; only a word resumes it."""
+        self._consumer.hold([each.partition])
+        each.due = inf
+        remedy = resume_remedy(self._target, each.partition)
+        detail = f"{requested_by} is at work on its offsets"
+        self._partitions.move(each, State.HALTED, OPERATOR_HALT, detail, remedy)
 
 
 def row_of(each: Owned) -> Row:

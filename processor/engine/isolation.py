@@ -18,6 +18,7 @@ from processor.transaction import Transaction
 
 FIRST_RETRY_SECONDS = 0.5
 MAX_RETRY_SECONDS = 300.0
+DATABASE_REFUSED = "database-refused"
 
 
 class Isolation:
@@ -72,7 +73,7 @@ class Isolation:
             if isinstance(error, StatementRefused):
                 self._attempts[place] -= 1
                 refusals = self._refusals[place] = self._refusals.get(place, 0) + 1
-                handled.stop = Stop("database-refused", str(error), back_off_seconds(refusals))
+                handled.stop = Stop(DATABASE_REFUSED, str(error), back_off_seconds(refusals))
                 return
             handled.stop = _stop(error, attempts, handler.max_attempts)
             if handled.stop is not None:

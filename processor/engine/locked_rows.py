@@ -25,6 +25,8 @@ class Known:
     older: Row | None = None
     superseded: bool = False
     other_cluster: bool = False
+    elsewhere: Row | None = None
+    """The row under another cluster."""
     outbox: tuple[Manifest, ...] = ()
     entries: list[OutboxEntry] = field(default_factory=list)
     """The outbox from K on, whole."""
@@ -41,6 +43,11 @@ class LockedRows:
         self._cluster_id = cluster_id
         self._group_id = group_id
         self.known: dict[Partition, Known] = {}
+
+    @property
+    def connection(self) -> Connection:
+        """Inside the transaction, for remedies."""
+        return self._connection
 
     def read(self, committed: Mapping[Partition, Committed], topic_ids: Mapping[str, str]) -> None:
         self._connection.execute(
@@ -173,6 +180,7 @@ class LockedRows:
         row = _row(found)
         if cluster_id != self._cluster_id:
             known.other_cluster |= not superseded
+            known.elsewhere = known.elsewhere if superseded else row
         elif row.topic_id == topic_id:
             if superseded:
                 known.superseded = True
@@ -185,7 +193,7 @@ class LockedRows:
         """Manifests of all rows; from K on also their payloads, checked."""
         of_row: dict[int, tuple[Known, int]] = {}
         for partition, known in self.known.items():
-            row = known.row or known.older
+            row = known.row or known.older or known.elsewhere
             if row is not None:
                 k = committed[partition].offset
                 of_row[row.id] = (known, row.published_offset if k is None else k)

@@ -21,7 +21,6 @@ from processor.engine.observer import Observer
 from processor.engine.partitions import Owned, Partitions, State
 from processor.engine.publisher import Publisher
 from processor.engine.recovery import (
-    REMEDIES,
     CommitOffset,
     Decision,
     HaltAt,
@@ -35,6 +34,7 @@ from processor.engine.recovery import (
     Wait,
     decide,
     read_metadata,
+    remedy,
 )
 
 SECOND_READING_SECONDS = 1.0
@@ -70,7 +70,9 @@ class Recoverer:
         clock: Clock,
         start_from: str | int,
         halt_recheck_seconds: float,
+        target: str = "PIPELINE",
     ) -> None:
+        """:param target: how a command names the pipeline or the group."""
         self._cluster = cluster
         self._ledger = ledger
         self._publisher = publisher
@@ -81,6 +83,7 @@ class Recoverer:
         self._catchup = Catchup(cluster, ledger, publisher, partitions, observer, clock)
         self._start_from = start_from
         self._halt_recheck_seconds = halt_recheck_seconds
+        self._target = target
 
     def run(self, due: Sequence[Owned]) -> None:
         """One pass over these partitions.
@@ -286,7 +289,7 @@ class Recoverer:
             State.HALTED,
             decision.reason.value,
             decision.detail,
-            REMEDIES[decision.reason],
+            remedy(decision.reason, self._target, each.partition),
         )
 
     def _again(self, each: Owned) -> None:

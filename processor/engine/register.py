@@ -23,6 +23,14 @@ class Report:
     remedy: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What somebody asks of a partition's owner: ``halt`` or ``resume``."""
+
+    command: str
+    requested_by: str
+
+
 class Register:
     """Slots and partition states."""
 
@@ -81,18 +89,25 @@ class Register:
                 (self._cluster_id, self._group_id, self._slot),
             )
 
-    def take_resumes(self, partitions: Sequence[Partition]) -> list[Partition]:
-        """The halted partitions that somebody asked to resume; each request is taken once."""
+    def take_requests(self, partitions: Sequence[Partition]) -> dict[Partition, Request]:
+        """What somebody asks of these partitions, the latest of each; each is taken once."""
         with self._steps.step(Step.REPORT), self._database.transaction() as connection:
             found = connection.execute(
-                "UPDATE processor.control SET acknowledged = true, acknowledged_at = now()"
-                " WHERE group_id = %s AND command = 'resume' AND NOT acknowledged"
-                " AND (topic, partition) IN (SELECT * FROM unnest(%s::text[], %s::int[]))"
-                " RETURNING topic, partition",
+                _TAKE,
                 (self._group_id, [p.topic for p in partitions], [p.number for p in partitions]),
             ).fetchall()
-        return [Partition(*row) for row in found]
+        return {
+            Partition(topic, number): Request(command, requested_by)
+            for _, topic, number, command, requested_by in sorted(found)
+        }
 
+
+_TAKE = """
+UPDATE processor.control SET acknowledged = true, acknowledged_at = now()
+WHERE group_id = %s AND NOT acknowledged
+    AND (topic, partition) IN (SELECT * FROM unnest(%s::text[], %s::int[]))
+RETURNING id, topic, partition, command, requested_by
+"""
 
 _REPORT = """
 INSERT INTO processor.partition_states

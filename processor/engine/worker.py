@@ -16,13 +16,13 @@ from processor.engine.observer import Observer
 from processor.engine.partitions import Owned, Partitions, State
 from processor.engine.publisher import Publisher
 from processor.engine.recoverer import Recoverer
+from processor.engine.recovery import resume_remedy
 from processor.engine.register import Register
 from processor.engine.store import Store
 from processor.errors import Exit, SlotTaken
 
 IDLE_SECONDS = 0.1
 REJOIN_SECONDS = 3.0
-RESUME_REMEDY = "processor resume, after the cause is mended"
 
 
 @dataclass(slots=True)
@@ -47,8 +47,16 @@ class Worker:
     recoverer: Recoverer
     housekeeping: Housekeeping
 
-    def __init__(self, rooms: Rooms, incarnation: str, stopping: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        rooms: Rooms,
+        incarnation: str,
+        stopping: Callable[[], bool],
+        target: str = "PIPELINE",
+    ) -> None:
+        """:param target: how a command names the pipeline or the group."""
         self._rooms = rooms
+        self._target = target
         self._partitions = rooms.partitions
         self._incarnation = incarnation
         self._stopping = stopping
@@ -167,7 +175,8 @@ class Worker:
         self.consumer.hold([owned.partition])
         if stop.retry_after_seconds is None:
             owned.due = inf
-            self._partitions.move(owned, State.HALTED, stop.reason, stop.detail, RESUME_REMEDY)
+            remedy = resume_remedy(self._target, owned.partition)
+            self._partitions.move(owned, State.HALTED, stop.reason, stop.detail, remedy)
         else:
             owned.due = self._clock.now() + stop.retry_after_seconds
             self._partitions.move(owned, State.BACKING_OFF, stop.reason, stop.detail)

@@ -11,8 +11,8 @@ from processor.operations.database import Connection, session
 from processor.operations.readings import read
 from processor.settings import Settings
 
-RESUMABLE = ("handler-halt", "pipeline-error", "unknown-type")
-"""Halts that a handler or a deployment caused; the others are resolved by what they name."""
+RESUMABLE = ("handler-halt", "pipeline-error", "unknown-type", "operator-halt")
+"""Halts that end by somebody's word; the others are resolved by what they name."""
 
 
 @dataclass(frozen=True, slots=True)

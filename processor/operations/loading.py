@@ -28,6 +28,7 @@ def load_pipeline(reference: str) -> Pipeline:
         kind = type(pipeline).__name__
         raise ConfigurationError(f"{reference!r} is of type {kind}, not a Pipeline{_hint(module)}")
     pipeline.validate()
+    pipeline.reference = reference
     return pipeline
 
 

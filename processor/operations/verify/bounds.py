@@ -17,7 +17,7 @@ from processor.operations.database import Connection
 from processor.operations.readings import floors, stable
 from processor.operations.verify.report import Recorded
 
-REQUESTS = ("resume",)
+REQUESTS = ("resume", "halt")
 """Audited, but nothing of the history is changed by them."""
 EXPLAINED = (*REQUESTS, "start-moved", "topic-recreated")
 """Audited by the engine itself; what they change is taken into account by number."""
@@ -86,9 +86,13 @@ class Bound:
 
     @property
     def moved_start(self) -> int | None:
-        """Where an untouched partition was made to begin."""
-        moves = [each.detail.get("to") for each in self.recorded if each.action == "start-moved"]
-        return moves[-1] if moves and isinstance(moves[-1], int) else None
+        """Where the group was made to begin, by the engine or by a remedy."""
+        moves = [
+            each.detail.get("to" if each.action == "start-moved" else "begins")
+            for each in self.recorded
+        ]
+        numbers = [move for move in moves if isinstance(move, int)]
+        return numbers[-1] if numbers else None
 
     @property
     def gaps(self) -> list[tuple[int, int]]:
