@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
+from confluent_kafka import Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, NewPartitions
 
 from devstack import Kafka, Postgres, Service
 from devstack.errors import StackError
@@ -494,62 +494,6 @@ class TestServersAway:
         numbers = produce_on(shared, partition, 0, cut_ten_times)
         agree(shared, partition, numbers)
         assert shared.dead_letters(partition) == []
-
-
-def recreate(scene: Scene, topic: str) -> None:
-    scene.admin.delete_topics([topic])[topic].result(WAIT_SECONDS)
-
-    def created() -> bool:
-        try:
-            scene.admin.create_topics([NewTopic(topic, 1)])[topic].result(WAIT_SECONDS)
-        except KafkaException as error:
-            if error.args[0].code() == KafkaError.TOPIC_ALREADY_EXISTS:
-                return False
-            raise
-        return True
-
-    wait_until(created, WAIT_SECONDS, "the topic to be gone")
-    scene.kafka.wait_ready()
-
-
-class TestRecreatedTopics:
-    """A topic of the same name is another topic."""
-
-    def test_it_is_read_from_its_start_when_nothing_of_the_old_one_is_open(
-        self, scenes: SceneFactory
-    ) -> None:
-        scene = scenes()
-        settings = {"topic_check_seconds": "0.3", "kafka__consumer": QUICK_METADATA}
-        with scene.service(**settings):
-            scene.produce(0, *numbered(1, 2, 3))
-            agree(scene, 0, [1, 2, 3])
-            old = scene.row(0) or {}
-            wait_until(lambda: (scene.row(0) or {})["verified_offset"] == 3, WAIT_SECONDS, "V at H")
-            recreate(scene, scene.acts)
-            scene.produce(0, *numbered(11, 12))
-            wait_until(
-                lambda: (scene.row(0) or old)["topic_id"] != old["topic_id"],
-                WAIT_SECONDS,
-                "the new row",
-            )
-            scene.wait_rest(0)
-            assert scene.effects(0) in ([1, 11, 2, 12, 3], [11, 1, 12, 2, 3], [1, 11, 12, 2, 3])
-            assert scene.told(0) == [11, 12]
-            assert "topic-recreated" in scene.observed.audited()
-
-    def test_it_halts_when_it_may_have_been_read_at_the_old_offset(
-        self, scenes: SceneFactory
-    ) -> None:
-        scene = scenes()
-        settings = {"topic_check_seconds": "1000", "kafka__consumer": QUICK_METADATA}
-        with scene.service(**settings):
-            scene.produce(0, *numbered(1, 2, 3))
-            agree(scene, 0, [1, 2, 3])
-            recreate(scene, scene.acts)
-            scene.produce(0, *numbered(11, 12))
-            state = scene.wait_state(0, "halted", "topic-recreated")
-            assert "accept-recreated" in state["remedy"]
-            assert sorted(scene.effects(0)) == [1, 2, 3]
 
 
 def test_provenance_can_be_read_by_anybody(shared: Scene, partition: int) -> None:
