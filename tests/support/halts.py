@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from confluent_kafka import (
+    OFFSET_END,
     Consumer,
     ConsumerGroupTopicPartitions,
     KafkaError,
@@ -212,6 +213,12 @@ class Halted(Scene):
             [TopicPartition(self.acts, partition, offset)]
         ).values()
         future.result(WAIT_SECONDS)
+
+    def trim_outputs(self) -> None:
+        """Retention takes all that is in the output topic by now."""
+        places = [TopicPartition(self.output, number, OFFSET_END) for number in range(2)]
+        for future in self.admin.delete_records(places).values():
+            future.result(WAIT_SECONDS)
 
     def aborted(self, partition: int) -> None:
         """Messages that nobody will see, and a control record."""
