@@ -270,6 +270,7 @@ CRASHES: list[tuple[str, list[str], list[int], list[int]]] = [
     ("discard", ["outbox", "discard", "0", "--to", "3"], NUMBERS, NUMBERS),
     ("reset", [OFFSETS, "reset", "--to", "0"], [1, 1, 2, 2, 3, 3], [1, 2, 3, 1, 2, 3]),
     ("replay", [OFFSETS, "replay-effects"], NUMBERS, NUMBERS),
+    ("replay known", [OFFSETS, "replay-effects"], NUMBERS, NUMBERS),
 ]
 
 
@@ -299,7 +300,7 @@ def test_it_survives_a_crash_after_each_of_its_commits(
             break
     assert kills >= 3
     again = halted.command(*command, *target, partition=partition)
-    if name in ("replay", "discard"):
+    if name in ("replay", "replay known", "discard"):
         wait_until(lambda: halted.at_rest(partition), WAIT_SECONDS, "rest")
     elif name != "reset":
         assert again.code == Exit.VERDICT, "there is nothing left to do"
@@ -344,9 +345,9 @@ def test_verify_reports_the_gaps_and_finds_nothing_else(halted: Halted) -> None:
     found = halted.command("verify", REFERENCE, "--topic", halted.acts, "--json")
     partitions = {each["partition"]: each for each in found.json["partitions"]}
     remedied = (
-        "adopt tool", "adopt intent", "adopt before row", "adopt server", "adopt lineage",
+        "adopt tool", "adopt intent", "adopt server", "adopt lineage",
         "resolve found", "resolve unpublished", "resolve word", "discard", "restore", "reset",
-        "skip lost", "handler halt", "replay", "replay without row", "crash adopt",
+        "skip lost", "handler halt", "replay", "replay without row", "crash adopt", "crash replay",
     )  # fmt: skip
     for name in remedied:
         assert partitions[halted.of(name)]["findings"] == [], name

@@ -22,8 +22,8 @@ REMEDIES = (
     "adopt cluster", "adopt outputs", "resolve found", "resolve unpublished", "resolve word",
     "resolve hole", "discard", "restore", "restore outputs", "skip lost", "skip truncated",
     "replay", "replay without row", "replay differs", "crash adopt", "crash resolve",
-    "crash restore", "crash skip", "crash discard", "crash replay", "reset", "crash reset",
-    "handler halt", "resolve trimmed",
+    "crash restore", "crash skip", "crash discard", "crash replay",
+    "crash replay known", "reset", "crash reset", "handler halt", "resolve trimmed",
 )  # fmt: skip
 EMPTY = ("start moved", "control records")
 """Partitions without messages at first."""
@@ -116,8 +116,10 @@ def in_postgres(scene: Halted) -> None:
     for number in all_of(scene, "other server", "adopt server"):
         scene.sql(number, "system_identifier = 1")
     floors(scene)
-    for number in all_of(scene, "rolled back", "replay", "crash replay", "replay differs"):
-        scene.roll_back(number, 1)
+    for number in all_of(scene, "rolled back", "replay differs", "crash replay"):
+        scene.roll_back(number, 1, known=False)
+    for number in all_of(scene, "replay", "crash replay known"):
+        scene.roll_back(number, 1, known=True)
     scene.sql(0, "verified_offset = NULL", topic=scene.batches)
 
 

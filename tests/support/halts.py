@@ -275,14 +275,19 @@ class Halted(Scene):
             "next_offset = next_offset + 1, handled = handled + 1, outputs = outputs + 1",
         )
 
-    def roll_back(self, partition: int, offset: int) -> None:
-        """The database as a backup holds it, taken when H and P were there."""
+    def roll_back(self, partition: int, offset: int, *, known: bool) -> None:
+        """The database as a backup holds it, taken when H and P were there.
+
+        :param known: no recovery has renewed the token since.
+        """
         self.sql(
             partition,
             "next_offset = %s, published_offset = %s, verified_offset = %s, handled = %s,"
-            " outputs = %s, tokens_in_k = ARRAY['of-the-backup'], token = 'of-the-backup'",
+            " outputs = %s",
             *[offset] * 5,
         )
+        if not known:
+            self.sql(partition, "tokens_in_k = ARRAY['of-the-backup'], token = 'of-the-backup'")
         self.forget_effects(partition, offset)
 
     def forget_effects(self, partition: int, offset: int) -> None:

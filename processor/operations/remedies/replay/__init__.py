@@ -10,6 +10,8 @@ dies is run again, and goes on at H.
 
     plan.py      the range, or a refusal: pure
     compare.py   outputs against outputs: pure
+    feed.py      the messages, in slices
     batches.py   the handlers, outside a worker
+    holding.py   the row: claimed, handed back
     run.py       claim, batches, finish
 """

@@ -68,20 +68,6 @@ class Batches:
                 time.sleep(0.01 * 2**attempt)
         raise Refused(f"{each.partition}: deadlocks do not end; try again")
 
-    def probe(self, each: Slice) -> Handled:
-        """The same inside one long transaction, of which nothing will stay."""
-        if self.is_batch(each.partition):
-            try:
-                return self._handling.run([each])[0]
-            except Exception as error:
-                raise Refused(
-                    f"{each.partition}: the batch at {each.first} fails ({error}): --yes sets its"
-                    " bad messages aside one by one, and what follows cannot be shown before"
-                ) from error
-        handled = self._isolation.run([each])[0]
-        self._stopped(handled)
-        return handled
-
     def _going(self, each: Slice) -> Handled:
         for _ in range(RETRIES):
             try:

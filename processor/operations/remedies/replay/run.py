@@ -9,20 +9,19 @@ from confluent_kafka import Message
 
 from processor.engine.batch import Handled, Partition, Slice, Source
 from processor.engine.database import Database, application_name
-from processor.engine.locked_rows import LockedRows, write_audit
 from processor.engine.outbox import PROVENANCE_HEADER, Provenance, seal
 from processor.engine.recovery import Row
 from processor.engine.store import Advance, Store
 from processor.errors import Refused
 from processor.operations.broker import Place
-from processor.operations.remedies.change import write
 from processor.operations.remedies.published import OutputTopics
 from processor.operations.remedies.replay.batches import Batches
 from processor.operations.remedies.replay.compare import Comparison, Outputs
 from processor.operations.remedies.replay.feed import Feed
+from processor.operations.remedies.replay.holding import claim, finish
 from processor.operations.remedies.replay.plan import ACTION, Replay, plan_replay
 from processor.operations.remedies.run import Outcome, Remedies, told
-from processor.operations.remedies.values import Change, Facts, Plan, replacing
+from processor.operations.remedies.values import Facts, Plan
 from processor.pipeline import Pipeline
 
 
@@ -61,10 +60,14 @@ class Replaying:
         if isinstance(plan, Plan):
             [outcome] = self._remedies.run(ACTION, [partition], lambda _: planned, do=do)
             return outcome
-        if do:
-            self._remedies.halting.ensure(partition)
-        run = Run(self._remedies, self._pipeline, self._options, facts, plan)
-        return run.do() if do else run.probe()
+        held = self._remedies.halting.ensure(partition) if do else False
+        try:
+            run = Run(self._remedies, self._pipeline, self._options, facts, plan)
+            return run.do() if do else run.probe()
+        except Refused:
+            if held:
+                self._remedies.halting.release(partition)
+            raise
 
 
 def planned(facts: Facts) -> Plan:
@@ -76,6 +79,10 @@ def planned(facts: Facts) -> Plan:
     if isinstance(plan, Replay):
         raise Refused(f"{facts.reading.partition} has moved meanwhile; try again")
     return plan
+
+
+class _Enough(Exception):
+    """A sample was handled."""
 
 
 class Run:
@@ -113,6 +120,8 @@ class Run:
         self._incomplete = topics.incomplete()
         self.comparison = Comparison()
         self._row: Row | None = None
+        self._tried: int | None = None
+        """The end of the sample of a dry run."""
 
     def do(self) -> Outcome:
         """Claim, handle, hand back.
@@ -120,18 +129,20 @@ class Run:
         :raises Refused: where it stopped; what was committed stands, and another run goes on there.
         """
         try:
-            self._row = self._claim()
+            self._row = claim(self._remedies, self._facts, self._plan)
             self._feed(self._commit)
-            self._finish(self._row)
+            finish(self._remedies, self._facts, self._plan, self._row, self._detail())
         finally:
             self._store.rollback()
             self._database.close()
         return self._outcome(done=True)
 
     def probe(self) -> Outcome:
-        """All of it in one transaction, of which nothing stays."""
+        """The first batch, of which nothing stays: all of it would hold locks for too long."""
         try:
             self._feed(self._probe)
+        except _Enough:
+            pass
         finally:
             self._store.rollback()
             self._database.close()
@@ -146,62 +157,6 @@ class Run:
             batches=self._batches.is_batch(self.partition),
         )
         feed.read(self._remedies.settings, self._remedies.group, self._remedies.broker, handle)
-
-    # The row
-
-    def _claim(self) -> Row:
-        """The row under a token of our own; whoever holds another one moves it no more."""
-        plan, remedies = self._plan, self._remedies
-        with remedies.look.facts(self.partition) as (now, rows):
-            if (now.row, now.reading.committed) != (self._facts.row, self._facts.reading.committed):
-                raise Refused(f"{self.partition} has moved meanwhile; try again")
-            if now.row is None:
-                _insert(rows, now, plan)
-            found = rows.connection.execute(
-                _CLAIM,
-                {
-                    "group": remedies.group,
-                    "cluster": remedies.cluster_id,
-                    "topic": self.partition.topic,
-                    "topic_id": self._topic_id,
-                    "partition": self.partition.number,
-                    "start": plan.start,
-                    "lineage": plan.lineage,
-                },
-            ).fetchone()
-            assert found is not None, "the row is there and locked"
-            progress_id, token, tokens = found
-            rows.connection.execute(
-                "DELETE FROM processor.outbox WHERE progress_id = %s", (progress_id,)
-            )
-            write_audit(
-                rows.connection,
-                remedies.cluster_id,
-                remedies.group,
-                self.partition,
-                ACTION,
-                {**plan.detail, "stage": "begun"},
-                remedies.actor,
-            )
-        return Row(
-            progress_id, self._topic_id, plan.start, plan.start, None, plan.lineage, token,
-            tuple(tokens), self._facts.reading.system_identifier, None, None, 0, False,
-        )  # fmt: skip
-
-    def _finish(self, row: Row) -> None:
-        """K keeps its offset and gets the row's token, by the partition's owner."""
-        k = self._plan.end
-        with self._remedies.look.facts(self.partition) as (now, rows):
-            if now.row is None or now.row.token != row.token or now.row.next_offset != k:
-                raise Refused(
-                    f"{self.partition}: another one is at work on it; look, and try again"
-                )
-            if now.reading.committed != self._facts.reading.committed:
-                raise Refused(f"{self.partition}: K was changed meanwhile; status names what to do")
-            detail = {**self._detail(), "stage": "done"}
-            plan = Plan(ACTION, Change(k, k, replacing(now, k, ACTION)), (), detail)
-            remedies = self._remedies
-            write(rows, now, plan, remedies.cluster_id, remedies.group, remedies.actor)
 
     # A batch
 
@@ -236,10 +191,11 @@ class Run:
         return handled
 
     def _probe(self, each: Slice) -> Handled:
-        handled = self._batches.probe(each) if each.messages else _nothing(each, self._plan.end)
+        handled = self._batches.run(each) if each.messages else _nothing(each, self._plan.end)
         self._compare(handled)
         self._counted(handled)
-        return handled
+        self._tried = handled.next
+        raise _Enough
 
     def _compare(self, handled: Handled) -> int:
         return self.comparison.compare(
@@ -266,12 +222,15 @@ class Run:
     def _detail(self) -> dict[str, object]:
         counts = {k: v for k, v in asdict(self.comparison).items() if k != "examples"}
         # The gap was made, and recorded, when the partition was claimed.
-        return {"replayed_from": self._plan.start, "replayed_to": self._plan.end, **counts}
+        ends = {"replayed_from": self._plan.start, "replayed_to": self._plan.end}
+        return {**ends, **counts, "stage": "done"}
 
     def _outcome(self, *, done: bool) -> Outcome:
         found = self.comparison
+        sample = () if done else (f"the first batch, up to {self._tried}, tried and undone:",)
         says = (
             *self._plan.says,
+            *sample,
             f"{found.handled} handled, {found.dead_lettered} dead-lettered,"
             f" {found.skipped} skipped; outputs: {found.equal} as published,"
             f" {found.different} differences, {found.incomparable} not comparable",
@@ -281,25 +240,6 @@ class Run:
         return Outcome(place.topic, place.number, ACTION, done, None, says, self._detail())
 
 
-def _insert(rows: LockedRows, facts: Facts, plan: Replay) -> None:
-    topic, reading = facts.reading.partition.topic, facts.reading
-    assert reading.topic_id is not None
-    initial = rows.initial_partitions(topic, reading.topic_id) or facts.partitions
-    positions = {reading.partition.number: plan.start}
-    rows.start(topic, reading.topic_id, positions, initial, ACTION, reading.committed)
-
-
 def _nothing(each: Slice, end: int) -> Handled:
     """What is left are control records and aborted data."""
     return replace(Handled(each.partition, each.first, each.first), next=end)
-
-
-_CLAIM = """
-UPDATE processor.progress SET
-    next_offset = %(start)s, published_offset = %(start)s, lineage = %(lineage)s, intent = NULL,
-    token = replace(gen_random_uuid()::text, '-', ''), leader_epoch = NULL,
-    verified_offset = NULL, updated_at = now()
-WHERE group_id = %(group)s AND cluster_id = %(cluster)s AND topic = %(topic)s
-    AND topic_id = %(topic_id)s AND partition = %(partition)s
-RETURNING id, token, tokens_in_k
-"""
