@@ -17,6 +17,8 @@ from tests.support.halted import QUIET
 from tests.support.halts import NUMBERS, REFERENCE, H, Halted
 from tests.support.running import WAIT_SECONDS, numbered
 
+pytestmark = pytest.mark.timeout(300)
+
 
 def halts(scene: Halted, name: str, reason: str, *commands: str) -> None:
     """This partition halts for this reason, at its H, and names the commands for itself."""

@@ -22,6 +22,8 @@ from tests.support.running import WAIT_SECONDS, numbered
 OFFSETS = "offsets"
 KILLED = -9
 
+pytestmark = pytest.mark.timeout(300)
+
 
 def snapshot(scene: Halted, partition: int, topic: str | None = None) -> Any:
     """Whatever a remedy might change."""

@@ -36,6 +36,7 @@ PARTITIONS = 64
 REFERENCE = "tests.support.pipelines:acts"
 NUMBERS = [1, 2, 3]
 H = len(NUMBERS)
+SETTLE_SECONDS = 90.0
 
 KEEP_OUTBOX = """
 CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
@@ -110,7 +111,7 @@ class Halted(Scene):
             )
             return int(found) >= partitions
 
-        wait_until(there, WAIT_SECONDS, f"H, P and V of {partitions} partitions at {offset}")
+        wait_until(there, SETTLE_SECONDS, f"H, P and V of {partitions} partitions at {offset}")
 
     def audited(self, partition: int, topic: str | None = None) -> list[tuple[str, str]]:
         """What was done to a partition, and by whom."""
