@@ -6,6 +6,7 @@ What is provoked, and how, stands in ``tests/support/halted.py``.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,8 @@ from confluent_kafka.admin import AdminClient
 
 from devstack import Kafka, Postgres
 from devstack.waiting import wait_until
-from tests.support.halted import QUIET
+from tests.support.databases import Observed
+from tests.support.halted import CRASHES, QUIET
 from tests.support.halts import NUMBERS, REFERENCE, H, Halted
 from tests.support.running import WAIT_SECONDS, numbered
 
@@ -119,11 +121,10 @@ def test_row_17_what_was_not_published_is_published(halted: Halted) -> None:
     runs(halted, "unpublished", [*NUMBERS, 4])
 
 
-def test_row_17_also_when_recovery_crashes_before_the_end_of_its_transaction(
-    halted: Halted,
-) -> None:
+def test_rows_7_and_17_also_when_recovery_crashes_on_its_way(halted: Halted) -> None:
     runs(halted, "unpublished", [*NUMBERS, 4])
-    assert [path.name for path in (halted.folder / "fired").iterdir()] == ["end.before=crash"]
+    runs(halted, "intent", NUMBERS)
+    assert {path.name for path in (halted.folder / "fired").iterdir()} == set(CRASHES)
 
 
 def test_row_18_p_is_raised_to_k(halted: Halted) -> None:
@@ -171,16 +172,47 @@ def test_a_halt_concerns_its_own_partition(halted: Halted) -> None:
     assert f"--partition {halted.place(halted.of('rewound'))}" in told["remedy"]
 
 
+@pytest.fixture
+def scene(kafka: Kafka, postgres: Postgres, admin: AdminClient, tmp_path: Path) -> Iterator[Halted]:
+    """With one partition, and a service when one is run."""
+    scene = Halted(kafka, postgres, admin, tmp_path, partitions=1)
+    yield scene
+    scene.close()
+
+
+def test_row_15_a_cloned_database_is_found_out_and_of_two_only_one_goes_on(scene: Halted) -> None:
+    """A backup, put to work beside the database that it was made of."""
+    scene.run(**QUIET)
+    scene.produce(0, *numbered(1, 2))
+    scene.wait_rest(0)
+    scene.stop()
+    clone = scene.cloned()
+    scene.run(**QUIET)
+    scene.produce(0, *numbered(3, 4))
+    scene.wait_rest(0)
+    scene.stop()
+    with closing(Observed(clone)) as copy:
+        scene.run(database__url=clone, **QUIET)
+        reason = "SELECT max(reason) FROM processor.partition_states WHERE state = 'halted'"
+        lost = "database-history-lost"
+        wait_until(lambda: copy.value(reason) == lost, WAIT_SECONDS, "the halt of the clone")
+        assert copy.value("SELECT sum(n) FROM effects") == 1 + 2
+        done = scene.command(
+            "offsets", "replay-effects", REFERENCE, "--yes", partition=0, database__url=clone
+        )
+        assert done.code == 0, done.err
+        scene.produce(0, *numbered(5))
+        effects = 'SELECT array_agg(n ORDER BY "offset") FROM effects'
+        everything = [1, 2, 3, 4, 5]
+        wait_until(lambda: copy.value(effects) == everything, WAIT_SECONDS, "the clone to go on")
+        scene.stop()
+    assert scene.told(0) == everything
+    scene.run(**QUIET)
+    scene.wait_state(0, "halted", lost)
+
+
 class TestRecreatedTopics:
     """Rows 0, 5 and 6: a topic of the same name is another topic."""
-
-    @pytest.fixture
-    def scene(
-        self, kafka: Kafka, postgres: Postgres, admin: AdminClient, tmp_path: Path
-    ) -> Iterator[Halted]:
-        scene = Halted(kafka, postgres, admin, tmp_path, partitions=1)
-        yield scene
-        scene.close()
 
     def test_row_5_it_is_read_from_its_start_when_nothing_of_the_old_one_is_open(
         self, scene: Halted

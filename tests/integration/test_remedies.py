@@ -288,6 +288,7 @@ def test_it_survives_a_crash_after_each_of_its_commits(
         halted.wait_state(partition, "halted")
     target = ("--pipeline", REFERENCE) if command[0] == "outbox" else (REFERENCE,)
     action = command[1]
+    before = halted.row(partition)
     kills = 0
     for visit in itertools.count(1):
         found = halted.command(
@@ -297,9 +298,11 @@ def test_it_survives_a_crash_after_each_of_its_commits(
         if found.code != KILLED:
             break
         kills += 1
-        done = [each for each, _ in halted.audited(partition)]
-        if action in done and action != "replay-effects":
-            break
+        if action in [each for each, _ in halted.audited(partition)]:
+            if action != "replay-effects":
+                break
+        else:
+            assert halted.row(partition) == before
     assert kills >= 3
     again = halted.command(*command, *target, partition=partition)
     if name in ("replay", "replay known", "discard"):

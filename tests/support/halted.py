@@ -25,6 +25,7 @@ REMEDIES = (
     "crash restore", "crash skip", "crash discard", "crash replay",
     "crash replay known", "reset", "crash reset", "handler halt", "resolve trimmed",
 )  # fmt: skip
+CRASHES = ("end.before=crash", "clear-intent.before=crash", "clear-intent.after=crash")
 EMPTY = ("start moved", "control records")
 """Partitions without messages at first."""
 
@@ -47,11 +48,11 @@ def arrange(scene: Halted) -> None:
     in_kafka(scene)
     in_logs(scene)
     in_postgres(scene)
-    # The first transaction of its recovery dies before its end.
+    # Its recovery dies at the end of its first transaction, and around the end of an intent.
     fired = scene.folder / "fired"
     fired.mkdir()
-    once = {"faults": "end.before=crash", "faults_folder": str(fired)}
-    scene.run(topic_check_seconds="0.5", **once, **QUIET)
+    once = {"faults": " ".join(CRASHES), "faults_folder": str(fired)}
+    scene.run(program="tests.support.impatient", topic_check_seconds="0.5", **once, **QUIET)
 
 
 def all_of(scene: Halted, *names: str) -> list[int]:

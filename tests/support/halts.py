@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
+import psycopg
 from confluent_kafka import (
     OFFSET_END,
     Consumer,
@@ -23,6 +24,7 @@ from confluent_kafka import (
     TopicPartition,
 )
 from confluent_kafka.admin import AdminClient, NewTopic
+from psycopg import sql
 
 from devstack import Kafka, Postgres, Service
 from devstack.waiting import wait_until
@@ -129,6 +131,20 @@ class Halted(Scene):
         """``processor …`` for the pipeline and, if named, one of its partitions."""
         where = ("--partition", self.place(partition)) if partition is not None else ()
         return self.commands(*arguments, *where, **settings)
+
+    def cloned(self) -> str:
+        """The URL of a copy of the database, which nobody may be connected to."""
+        assert self._observed is not None
+        self._observed.close()
+        name = psycopg.conninfo.conninfo_to_dict(self.url)["dbname"]
+        copy = f"{name}-clone"
+        with psycopg.connect(self.postgres.url, autocommit=True) as connection:
+            connection.execute(
+                sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(
+                    sql.Identifier(copy), sql.Identifier(str(name))
+                )
+            )
+        return self.postgres.url_of(copy)
 
     # Tampering, while no service runs
 
