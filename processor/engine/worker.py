@@ -21,6 +21,7 @@ from processor.engine.store import Store
 from processor.errors import Exit, SlotTaken
 
 IDLE_SECONDS = 0.1
+CLAIM_SECONDS = 0.5
 REJOIN_SECONDS = 3.0
 TOO_SLOW_TIMES = 3
 """Once may be a process that was stopped."""
@@ -66,7 +67,7 @@ class Worker:
 
         :raises SlotTaken: when another process has claimed this slot.
         """
-        self._rooms.register.claim(self._incarnation)
+        self._claim(beat)
         self.consumer.subscribe()
         while not self._stopping():
             beat()
@@ -77,6 +78,18 @@ class Worker:
                 self._rooms.observer.noted("member-fenced", reason=str(error))
                 return Exit.STUCK  # a fresh process joins anew
         return self.drain()
+
+    def _claim(self, beat: Callable[[], None]) -> None:
+        """Postgres may go away between the start and this."""
+        while not self._stopping():
+            beat()
+            try:
+                self._rooms.register.claim(self._incarnation)
+            except Doubt as doubt:
+                self._rooms.observer.noted("claim-failed", reason=str(doubt))
+                self._clock.sleep(CLAIM_SECONDS)
+            else:
+                return
 
     def turn(self) -> None:
         """Once around: a batch if there is one, then whatever is due."""

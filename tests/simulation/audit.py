@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from processor.engine.outbox import PROVENANCE_HEADER, read_provenance
-from tests.simulation.kafka import Broker
+from tests.simulation.kafka.broker import Broker
 from tests.simulation.pipeline import BAD, INPUT, OUTPUT, SHARED, Act, Told
 from tests.simulation.postgres import Server
 from tests.support import checker
@@ -47,12 +47,8 @@ class Audit:
         self._numbers += 1
         return self._numbers
 
-    def arrived(
-        self, partition: int, offsets: Sequence[int], values: Sequence[bytes], transaction: str
-    ) -> None:
-        """Messages were appended to the input; those of an aborted transaction are none."""
-        if transaction == "aborted":
-            return
+    def arrived(self, partition: int, offsets: Sequence[int], values: Sequence[bytes]) -> None:
+        """Messages were appended to the input."""
         self._sent += [
             Sent(partition, offset, msgspec.json.decode(value, type=Act))
             for offset, value in zip(offsets, values, strict=True)
@@ -69,7 +65,7 @@ class Audit:
         """P = K = H = end everywhere, and nothing pending or kept."""
         rested = 0
         for sample in self._now():
-            end = self._broker.end(INPUT, sample.partition)
+            end = self._broker.log(INPUT, sample.partition).end
             levels = (sample.published, sample.committed, sample.next_offset)
             if levels != (end, end, end) or sample.outbox or sample.intent:
                 return False
@@ -78,7 +74,7 @@ class Audit:
 
     def state(self) -> str:
         """Where everything stands, in a line."""
-        ends = [self._broker.end(INPUT, number) for number in range(self._partitions)]
+        ends = [self._broker.log(INPUT, number).end for number in range(self._partitions)]
         told = [
             f"{s.partition}: P {s.published} K {s.committed} H {s.next_offset}" for s in self._now()
         ]
@@ -133,14 +129,14 @@ class Audit:
     def _outputs(self) -> list[tuple[Output, Told]]:
         """What consumers that read committed data see, in each partition's order."""
         found = []
-        for place, record in self._broker.visible(OUTPUT):
-            told = msgspec.json.decode(record.value, type=Told)
-            source = read_provenance(dict(record.headers)[PROVENANCE_HEADER])
+        for record in self._broker.visible(OUTPUT):
+            told = msgspec.json.decode(record.value() or b"", type=Told)
+            source = read_provenance(dict(record.headers() or ())[PROVENANCE_HEADER])
             output = Output(
                 source.partition,
                 source.source_offset,
                 told.run,
-                place,
+                record.partition(),
                 source.first,
                 source.next,
                 source.ordinal,
@@ -156,12 +152,12 @@ class Audit:
             manifest = Manifest(row["first_offset"], row["next_offset"])
             outbox.setdefault(row["progress_id"], []).append(manifest)
         for row in self._server.committed("progress"):
-            k = self._broker.committed_offset(self._group, INPUT, row["partition"])
+            k, _ = self._broker.committed(self._group, INPUT, row["partition"])
             found.append(
                 Sample(
                     row["partition"],
                     row["published_offset"],
-                    k,
+                    None if k is None else k.offset,
                     row["next_offset"],
                     intent=row["intent"] is not None,
                     outbox=tuple(sorted(outbox.get(row["id"], ()))),

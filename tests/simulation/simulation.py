@@ -26,7 +26,8 @@ from processor.settings import Kafka as KafkaSettings
 from processor.settings import Settings
 from tests.simulation import pipeline as simulated
 from tests.simulation.audit import Audit
-from tests.simulation.kafka import Broker, SimulatedClients
+from tests.simulation.kafka.broker import Broker
+from tests.simulation.kafka.clients import SimulatedClients
 from tests.simulation.network import Fate, Network, Request
 from tests.simulation.pipeline import INPUT, OUTPUT, PARTITIONS_OUT, Act, pipeline
 from tests.simulation.plan import CALM_SECONDS, AimedFault, Arrival, Plan, TimedFault, draw
@@ -36,7 +37,6 @@ from tests.simulation.timeline import Timeline, Told
 
 GROUP = "simulation"
 INSTANCE = "host"
-CLUSTER_ID = "cluster"
 SESSION_SECONDS = 3.0
 TRANSACTION_SECONDS = 10.0
 RESTART_SECONDS = 0.3
@@ -103,13 +103,15 @@ class Simulation:
         self.time = Scheduler(seed)
         self.network = Network(self.time)
         self.timeline = Timeline(self.time, trace)
-        self.broker = Broker(self.time, self.network)
+        self.broker = Broker(self.time)
         self.server = Server(self.time, self.network)
         self.broker.create_topic(INPUT, self.plan.partitions)
         self.broker.create_topic(OUTPUT, PARTITIONS_OUT)
         for table in simulated.metadata.sorted_tables:
             self.server.create_table(table)
-        self.server.insert("once", {"n": simulated.TAKEN})
+        taken = self.server.connect(autocommit=True)
+        taken.execute("INSERT INTO once (n) VALUES (%s)", (simulated.TAKEN,))
+        taken.close()
         self.places = [Place(number) for number in range(self.plan.slots)]
         self.audit = Audit(self.broker, self.server, self.plan.partitions, GROUP)
         self.halts: list[str] = []
@@ -145,6 +147,9 @@ class Simulation:
                 place.end()
             if not self.time.run(self._ended, self.time.now() + 60):
                 violations.append("the drain does not end")
+            if not self.time.run(self.broker.settled, self.time.now() + 60):
+                violations.append("a transaction is left open")
+            violations += [f"the fake of Postgres: {error!r}" for error in self.server.failures]
             violations += self.audit.violations()
             return self._outcome(violations)
 
@@ -194,9 +199,19 @@ class Simulation:
             msgspec.json.encode(Act(self.audit.next_number(), deed, 1 + number % 2))
             for number, deed in enumerate(arrival.deeds)
         ]
-        offsets = self.broker.append_all(INPUT, arrival.partition, values, arrival.transaction)
-        self.audit.arrived(arrival.partition, offsets, values, arrival.transaction)
+        offsets = self._append(arrival, values)
+        if arrival.transaction != "aborted":
+            self.audit.arrived(arrival.partition, offsets, values)
         self.timeline.add("producer", f"{INPUT}/{arrival.partition}: {arrival}")
+
+    def _append(self, arrival: Arrival, values: list[bytes]) -> list[int]:
+        if arrival.transaction == "none":
+            return [self.broker.append(INPUT, arrival.partition, value) for value in values]
+        first = self.broker.log(INPUT, arrival.partition).end
+        keyed = [(None, value) for value in values]
+        commit = arrival.transaction == "committed"
+        self.broker.append_transaction(INPUT, arrival.partition, keyed, commit)
+        return list(range(first, first + len(values)))
 
     def _inflict(self, fault: TimedFault) -> None:
         self.timeline.add("fault", str(fault))
@@ -214,8 +229,7 @@ class Simulation:
             self.server.kill()
             later(fault.seconds, self.server.restart)
         elif fault.kind == "kafka":
-            self.broker.kill()
-            later(fault.seconds, self.broker.restart)
+            self.broker.restart(fault.seconds)
         else:
             place.end()
             place.start_at = self.time.now() + fault.seconds
@@ -271,7 +285,9 @@ class Simulation:
         database = Database(
             self.settings.database, name, "READ COMMITTED", steps, self.server.connect
         )
-        clients = SimulatedClients(self.broker, self.settings.kafka, GROUP, str(slot))
+        clients = SimulatedClients(
+            self.broker, self.network, self.settings.kafka, GROUP, str(slot)
+        )
         cluster = Cluster(clients.admin, GROUP, steps)
         worker = assemble(
             pipeline,
@@ -283,7 +299,7 @@ class Simulation:
             database,
             clients,
             cluster,
-            CLUSTER_ID,
+            self.broker.cluster_id,
             {OUTPUT: 1_000_000},
             {},
             Clock(self.time),
