@@ -14,36 +14,23 @@ from processor.engine.batch import Committed
 from processor.engine.failures import PublishDoubt
 from processor.engine.outbox import PROVENANCE_HEADER, read_provenance
 from processor.engine.publisher import Publisher
-from tests.support.brokers import KafkaWorld
-from tests.support.simulated_broker import SimulatedWorld
-from tests.support.worlds import NOW, World, outputs_of, unique
+from tests.contract.kafka_worlds import make_world
+from tests.support.worlds import NOW, World, outputs_of
 
 NOTHING = Committed(None, None)
-_worlds: dict[str, World] = {}
 
 
-@pytest.fixture(params=["kafka", "simulated"])
-def world(request: pytest.FixtureRequest) -> World:
+@pytest.fixture(scope="module", params=["kafka", "simulated"])
+def shared(request: pytest.FixtureRequest) -> Iterator[World]:
     """One group with one member for all tests here; each takes a partition of its own."""
-    kind: str = request.param
-    if kind not in _worlds:
-        group = unique("publishing-group")
-        if kind == "kafka":
-            kafka, admin = (request.getfixturevalue(name) for name in ("kafka", "admin"))
-            _worlds[kind] = KafkaWorld(kafka, admin, group)
-        else:
-            _worlds[kind] = SimulatedWorld(group)
-    shared = _worlds[kind]
+    with make_world(request) as world:
+        yield world
+
+
+@pytest.fixture
+def world(shared: World, request: pytest.FixtureRequest) -> World:
     shared.name = f"{shared.group}:{request.node.name}"
     return shared
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _leave() -> Iterator[None]:
-    yield
-    for shared in _worlds.values():
-        shared.member.leave()
-    _worlds.clear()
 
 
 @pytest.fixture

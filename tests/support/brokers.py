@@ -62,6 +62,7 @@ class KafkaWorld(World):
         super().__init__(group, topic or self.new_topic("publishing", 64))
         self.cluster = Cluster(lambda _: admin, group, free_steps())
         self.member = Member(self, group)
+        self.member.join()
 
     def sibling(self) -> KafkaWorld:
         return KafkaWorld(self._kafka, self._admin, unique(self.group), self.topic)

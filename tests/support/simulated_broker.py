@@ -97,6 +97,7 @@ class SimulatedWorld(World):
         clients = SimulatedClients(self.broker, self._network, KafkaSettings(), group, self.name)
         self.cluster = Cluster(clients.admin, group, free_steps())
         self.member = Member(self, group)
+        self.member.join()
 
     def sibling(self) -> SimulatedWorld:
         return SimulatedWorld(unique(self.group), self.broker, self._network, self.topic)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
-from confluent_kafka import Message, TopicPartition
+from confluent_kafka import KafkaError, Message, TopicPartition
 
 from processor.engine.batch import Committed, OutboxEntry, Partition, Record, Source
 from processor.engine.clients import Clients
@@ -23,6 +23,8 @@ TRANSACTION_SECONDS = 10.0
 READ_SECONDS = 60.0
 NOW = int(time.time() * 1_000)
 """Of the outputs: the broker deletes at once what is older than its topic keeps it."""
+
+FENCED = KafkaError._FATAL, KafkaError.FENCED_INSTANCE_ID
 
 _numbers = itertools.count(1)
 
@@ -212,21 +214,26 @@ class Member:
         self.snapshot: Any = None
         self.owned: set[int] = set()
         self.fenced = False
-        self.join()
+        """Told by an event without a topic, as a member is whose instance id another has taken."""
 
     def join(self) -> None:
         """Join (again): a new generation, unless it comes back under its instance id."""
         self.client.unsubscribe()
         before = self.assignments
-        self.client.subscribe(
-            [self._world.topic], on_assign=self._assigned, on_revoke=self._revoked
-        )
+        self.subscribe()
         self._world.wait_until(
             lambda: self.poll() and self.assignments > before, 30, "an assignment"
         )
 
+    def subscribe(self) -> None:
+        self.client.subscribe(
+            [self._world.topic], on_assign=self._assigned, on_revoke=self._revoked
+        )
+
     def poll(self) -> bool:
-        self.client.poll(0.05)
+        message = self.client.poll(0.02)
+        if message is not None and message.error() is not None and message.topic() is None:
+            self.fenced |= message.error().code() in FENCED
         return True
 
     def leave(self) -> None:
