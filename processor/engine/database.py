@@ -69,7 +69,7 @@ class Database:
         :raises psycopg.OperationalError: when Postgres is away.
         """
         if self._connection is None or self._connection.closed:
-            with self._steps.step(Step.CONNECT):
+            with self._steps.step(Step.CONNECT, 3 * self._settings.connect_timeout_seconds):
                 self._connection = self._connect()
         return self._connection
 

@@ -21,6 +21,10 @@ class Offsets:
     def __init__(self) -> None:
         self.committed: dict[TopicNumber, Offset] = {}
         self._pending: dict[int, dict[TopicNumber, Offset]] = {}
+        self._appended: dict[TopicNumber, int] = {}
+        """Which record of ``__consumer_offsets`` the committed offset stands in."""
+        self._records: dict[int, int] = {}
+        self._end = 0
 
     def pending(self, partition: TopicNumber) -> bool:
         """Whether a transaction that moves it has no marker yet: K is unstable."""
@@ -28,13 +32,23 @@ class Offsets:
 
     def add(self, producer_id: int, offsets: Mapping[TopicNumber, Offset]) -> None:
         """TxnOffsetCommit."""
+        self._end += 1
+        self._records[producer_id] = self._end
         self._pending.setdefault(producer_id, {}).update(offsets)
 
     def mark(self, producer_id: int, commit: bool) -> None:
-        """The end of a producer's transaction."""
+        """The end of a producer's transaction.
+
+        The offset that was appended later stands, whichever marker comes first.
+        """
         offsets = self._pending.pop(producer_id, {})
-        if commit:
-            self.committed.update(offsets)
+        record = self._records.pop(producer_id, 0)
+        if not commit:
+            return
+        for partition, offset in offsets.items():
+            if self._appended.get(partition, 0) < record:
+                self._appended[partition] = record
+                self.committed[partition] = offset
 
     def forget_topic(self, topic: str) -> None:
         """The topic was deleted."""

@@ -1,0 +1,448 @@
+"""The engine with one guard taken out, one at a time: each must be caught, or the harness is blind.
+
+A mutant is a patch of the real engine, in place while a simulation runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from dataclasses import dataclass, replace
+from typing import Any
+from unittest import mock
+
+import msgspec
+from confluent_kafka import KafkaException, TopicPartition
+
+from processor.engine import batches, catchup, ledger, locked_rows, producer, store
+from processor.engine.batch import Committed, Partition
+from processor.engine.batches import Batches, Effects
+from processor.engine.catchup import Catchup
+from processor.engine.clients import LogLines
+from processor.engine.cluster import Cluster, TopicFacts
+from processor.engine.consumer import Consumer, Flow
+from processor.engine.failures import DatabaseDoubt, PublishDoubt
+from processor.engine.housekeeping import Housekeeping, row_of, sent
+from processor.engine.ledger import Ledger
+from processor.engine.locked_rows import LockedRows
+from processor.engine.partitions import Owned, Partitions
+from processor.engine.producer import TransactionalProducer
+from processor.engine.publisher import Publisher
+from processor.engine.recovery import make_metadata
+from processor.engine.store import Store
+from processor.engine.worker import Worker
+from tests.simulation import pipeline as simulated
+
+Patch = AbstractContextManager[object]
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """``plant`` puts the bug in place for as long as its context lasts."""
+
+    name: str
+    plant: Callable[[], Patch]
+
+
+MUTANTS: dict[str, Mutant] = {}
+
+
+def mutant(plant: Callable[[], Patch]) -> Callable[[], Patch]:
+    name = plant.__name__.replace("_", "-")
+    MUTANTS[name] = Mutant(name, plant)
+    return plant
+
+
+@contextmanager
+def together(*patches: Any) -> Iterator[None]:
+    with ExitStack() as stack:
+        for each in patches:
+            stack.enter_context(each)
+        yield
+
+
+def without(module: Any, statement: str, *conditions: str) -> Any:
+    """A statement of the engine, with conditions taken out of its text."""
+    text = getattr(module, statement)
+    for condition in conditions:
+        assert condition in text, f"{statement} has no {condition!r}"
+        text = text.replace(condition, "TRUE")
+    return mock.patch.object(module, statement, text)
+
+
+# Postgres
+
+
+@mutant
+def no_compare_and_set() -> Patch:
+    return without(store, "_COMPARE_AND_SET", "p.next_offset = b.first", "p.token = b.token")
+
+
+@mutant
+def token_not_compared() -> Patch:
+    return without(store, "_COMPARE_AND_SET", "p.token = b.token")
+
+
+@mutant
+def row_count_not_read() -> Patch:
+    return mock.patch.object(store._Written, "check", lambda self: None)
+
+
+@mutant
+def prune_by_h() -> Patch:
+    raised = Ledger.raise_published
+
+    def raise_published(self: Ledger, claims: Sequence[Any]) -> dict[int, int]:
+        found = raised(self, claims)
+        if found:
+            with self._database.transaction() as connection:
+                connection.execute(ledger._PRUNE, (list(found), [2**62] * len(found)))
+        return found
+
+    return mock.patch.object(Ledger, "raise_published", raise_published)
+
+
+@mutant
+def p_raised_from_belief() -> Patch:
+    raise_published = Housekeeping._raise_published
+
+    def believed(self: Housekeeping, running: Sequence[Owned]) -> None:
+        offsets = {
+            each.partition: Committed(
+                each.sent_offset, make_metadata(row_of(each).lineage, row_of(each).token)
+            )
+            for each in running
+        }
+        with mock.patch.object(self, "_cluster", mock.Mock(committed=lambda _: offsets)):
+            raise_published(self, running)
+
+    return mock.patch.object(Housekeeping, "_raise_published", believed)
+
+
+@mutant
+def outbox_read_before_the_row_lock() -> Patch:
+    read = LockedRows.read
+
+    def too_early(
+        self: LockedRows, committed: Mapping[Partition, Committed], topic_ids: Mapping[str, str]
+    ) -> None:
+        unlocked = locked_rows._LOCK.replace("FOR UPDATE OF p", "")
+        with mock.patch.object(locked_rows, "_LOCK", unlocked):
+            read(self, committed, topic_ids)
+        early = self.known
+        with mock.patch.object(LockedRows, "_read_outbox", lambda self, committed: None):
+            read(self, committed, topic_ids)
+        for partition, known in self.known.items():
+            known.outbox, known.entries = early[partition].outbox, early[partition].entries
+
+    return mock.patch.object(LockedRows, "read", too_early)
+
+
+@mutant
+def plain_reading_after_an_unknown_commit() -> Patch:
+    """Whether a COMMIT without an answer stands is looked up, and believed."""
+
+    def take_effect(self: Batches, effects: Effects) -> None:
+        if not effects.moved:
+            self._store.rollback()
+            return
+        self._write(effects)
+        try:
+            self._store.commit_written()
+        except DatabaseDoubt:
+            if not _stands(self._store, effects):
+                raise
+            self._store._finished()
+        for each in effects.moved:
+            self._believe(each)
+        if effects.sent:
+            self._publisher.commit()
+            for each in effects.moved:
+                sent(self._partitions[each.partition])
+
+    return mock.patch.object(Batches, "_take_effect", take_effect)
+
+
+def _stands(of: Store, effects: Effects) -> bool:
+    try:
+        connection = of._database.connection()
+        for advance in effects.advances:
+            found = connection.execute(
+                "SELECT next_offset FROM processor.progress WHERE id = %s", (advance.progress_id,)
+            ).fetchone()
+            if found is None or found[0] != advance.next:
+                return False
+    except Exception:
+        return False
+    return True
+
+
+# The two together
+
+
+@mutant
+def kafka_ends_before_postgres() -> Patch:
+    def take_effect(self: Batches, effects: Effects) -> None:
+        if not effects.moved:
+            self._store.rollback()
+            return
+        self._write(effects)
+        if effects.sent:
+            self._publisher.commit()
+        self._store.commit_written()
+        for each in effects.moved:
+            self._believe(each)
+            if effects.sent:
+                sent(self._partitions[each.partition])
+
+    return mock.patch.object(Batches, "_take_effect", take_effect)
+
+
+@mutant
+def early_outputs_kept_across_a_run() -> Patch:
+    send = Publisher.send
+
+    def once_more(self: Publisher, entries: Any, offsets: Any, snapshot: object) -> None:
+        if not self._open:
+            return send(self, entries, offsets, snapshot)
+        self._turn -= 1
+        with mock.patch.object(TransactionalProducer, "begin", lambda self: None):
+            return send(self, entries, offsets, snapshot)
+
+    return together(
+        mock.patch.object(Publisher, "send", once_more),
+        mock.patch.object(Batches, "_undo", lambda self: self._store.rollback()),
+    )
+
+
+@mutant
+def handlers_run_again_for_a_publish() -> Patch:
+    republish = Catchup.republish
+
+    def anew(entry: Any) -> Any:
+        records = [
+            record._replace(
+                value=msgspec.json.encode(
+                    msgspec.structs.replace(
+                        msgspec.json.decode(record.value or b"", type=simulated.Told),
+                        run=simulated.runs.next(),
+                    )
+                )
+            )
+            for record in entry.records
+        ]
+        return replace(entry, records=records)
+
+    def with_new_outputs(self: Catchup, unpublished: Sequence[Any], snapshot: object) -> None:
+        again = [replace(each, entries=[anew(e) for e in each.entries]) for each in unpublished]
+        republish(self, again, snapshot)
+
+    return mock.patch.object(Catchup, "republish", with_new_outputs)
+
+
+@mutant
+def outbox_order_lost() -> Patch:
+    chunks = catchup.chunks
+
+    def reversed_chunks(entries: Sequence[Any], limit_bytes: int) -> list[list[Any]]:
+        return [list(reversed(chunk)) for chunk in chunks(entries, limit_bytes)]
+
+    def send_again(self: Catchup, each: Any, snapshot: object) -> None:
+        metadata = make_metadata(each.row.lineage, each.row.token)
+        for chunk in reversed_chunks(each.entries, 2**40):
+            end = max(entry.next for entry in chunk)
+            self._publisher.send(chunk, [(each.owned.partition, end, metadata)], snapshot)
+            self._publisher.commit()
+
+    return mock.patch.object(Catchup, "_send_again", send_again)
+
+
+# Kafka's transaction
+
+
+@mutant
+def offsets_outside_the_transaction() -> Patch:
+    def send_offsets(
+        self: TransactionalProducer, background: Any, offsets: Any, snapshot: Any
+    ) -> None:
+        self._sending = background(lambda: self._client.commit_outside(offsets, snapshot))
+
+    return mock.patch.object(TransactionalProducer, "send_offsets", send_offsets)
+
+
+@mutant
+def producer_reused_after_a_doubt() -> Patch:
+    def retire(self: Publisher) -> None:
+        """The transaction is aborted, and the producer kept."""
+        if self._open and self._producers:
+            with suppress(PublishDoubt):
+                self._in_turn().abort()
+                self._in_turn().failures.clear()
+                self._in_turn()._lines.suspicious.clear()
+                self._open = False
+                return
+            for each in self._producers:
+                each.drop()
+            self._producers = []
+        self._open = False
+
+    return mock.patch.object(Publisher, "retire", retire)
+
+
+@mutant
+def one_producer_kept_after_a_doubt() -> Patch:
+    """The one that is in doubt, of all things; what it has open goes on being open."""
+    begin, prepare = TransactionalProducer.begin, Publisher.prepare
+    kept: dict[int, TransactionalProducer] = {}
+
+    def retire(self: Publisher) -> None:
+        if self._producers:
+            at = self._turn % len(self._producers)
+            for number, each in enumerate(self._producers):
+                if number == at:
+                    each.failures.clear()
+                    each._lines.suspicious.clear()
+                    self._kept = number, each  # type: ignore[attr-defined]
+                else:
+                    each.drop()
+        self._producers = []
+        self._open = False
+
+    def prepare_others(self: Publisher) -> None:
+        known = getattr(self, "_kept", None)
+        if self._producers or known is None:
+            return prepare(self)
+        names, self._transactional_ids = self._transactional_ids, list(self._transactional_ids)
+        try:
+            del self._transactional_ids[known[0]]
+            prepare(self)
+        finally:
+            self._transactional_ids = names
+        self._producers.insert(*known)
+        self._kept = None  # type: ignore[attr-defined]
+        return None
+
+    def begin_or_go_on(self: TransactionalProducer) -> None:
+        with suppress(PublishDoubt):
+            begin(self)
+
+    kept.clear()
+    return together(
+        mock.patch.object(Publisher, "retire", retire),
+        mock.patch.object(Publisher, "prepare", prepare_others),
+        mock.patch.object(TransactionalProducer, "begin", begin_or_go_on),
+    )
+
+
+@mutant
+def silent_resends_ignored() -> Patch:
+    return mock.patch.object(LogLines, "emit", lambda self, record: None)
+
+
+@mutant
+def k_read_unstable() -> Patch:
+    admin = Cluster._admin
+
+    class Unstable:
+        def __init__(self, real: Any) -> None:
+            self._real = real
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._real, name)
+
+        def list_consumer_group_offsets(self, requests: Any, **options: Any) -> Any:
+            return self._real.list_consumer_group_offsets(
+                requests, **{**options, "require_stable": False}
+            )
+
+    return mock.patch.object(Cluster, "_admin", lambda self: Unstable(admin(self)))
+
+
+# The group
+
+
+@mutant
+def metadata_without_a_member() -> Patch:
+    return mock.patch.object(
+        Consumer,
+        "snapshot",
+        property(lambda self: self._client.memberless_metadata(), lambda self, _: None),
+        create=True,
+    )
+
+
+@mutant
+def fresh_metadata_after_a_rejoin() -> Patch:
+    return mock.patch.object(
+        Consumer,
+        "snapshot",
+        property(lambda self: self._client.consumer_group_metadata(), lambda self, _: None),
+        create=True,
+    )
+
+
+@mutant
+def batch_kept_across_a_revoke() -> Patch:
+    """What was believed and in hand goes on when the partition comes back."""
+    replace_all, on_assign = Partitions.replace, Consumer._on_assign
+
+    def keep(self: Partitions, partitions: Any) -> None:
+        before = dict(self.owned)
+        replace_all(self, partitions)
+        for partition in self.owned:
+            if partition in before:
+                self.owned[partition] = before[partition]
+
+    def assigned(self: Consumer, client: Any, assigned: list[TopicPartition]) -> None:
+        flows = dict(self._flows)
+        on_assign(self, client, assigned)
+        for partition, flow in flows.items():
+            if partition in self._owned:
+                client.seek(TopicPartition(*partition, flow.position))
+                client.resume([TopicPartition(*partition)])
+                self._flows[partition] = flow
+
+    return together(
+        mock.patch.object(Partitions, "replace", keep),
+        mock.patch.object(Partitions, "remove", lambda self, partitions: None),
+        mock.patch.object(Worker, "revoked", lambda self, partitions: None),
+        mock.patch.object(Consumer, "_on_assign", assigned),
+        mock.patch.object(Consumer, "_on_revoke", lambda self, client, revoked: None),
+        mock.patch.object(Consumer, "_changed", lambda self: None),
+    )
+
+
+@mutant
+def dropped_without_seeking_back() -> Patch:
+    def start(self: Consumer, positions: dict[Partition, tuple[int, int | None]]) -> None:
+        for partition, (offset, _) in positions.items():
+            target = TopicPartition(*partition, offset)
+            if partition not in started.setdefault(id(self), set()):
+                started[id(self)].add(partition)
+                self._client.seek(target)
+            self._flows[partition] = Flow(offset)
+            self._client.resume([TopicPartition(*partition)])
+
+    started: dict[int, set[Partition]] = {}
+    return mock.patch.object(Consumer, "_start", start)
+
+
+@mutant
+def topic_id_not_checked() -> Patch:
+    topics = Cluster.topics
+    first: dict[str, TopicFacts] = {}
+
+    def as_first_seen(self: Cluster, names: Any) -> dict[str, TopicFacts | str]:
+        found = topics(self, names)
+        for name, fact in found.items():
+            if isinstance(fact, TopicFacts):
+                first.setdefault(name, fact)
+        return {name: first.get(name, fact) for name, fact in found.items()}
+
+    return together(
+        mock.patch.object(Cluster, "topics", as_first_seen),
+        mock.patch.object(Housekeeping, "_check_topics", lambda self, running: None),
+    )
+
+
+_UNUSED = (batches, producer, KafkaException)

@@ -1,0 +1,313 @@
+"""INSERT, UPDATE, DELETE and COPY: rows are locked, checked and laid over the committed ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from psycopg import errors
+
+from tests.simulation.postgres.execution import Execution, Result
+from tests.simulation.postgres.expressions import Joined, Scope
+from tests.simulation.postgres.lexer import UnknownStatement
+from tests.simulation.postgres.selecting import (
+    Join,
+    Projection,
+    Schema,
+    SelectPlan,
+    compile_subquery,
+)
+from tests.simulation.postgres.syntax import (
+    Conflict,
+    Copy,
+    Delete,
+    Expression,
+    Insert,
+    Select,
+    Source,
+    Update,
+)
+from tests.simulation.postgres.tables import CTID, Shape, Table, Unique, Values
+from tests.simulation.postgres.transactions import Transaction
+
+
+def _columns(shape: Shape, names: Sequence[str]) -> list[Any]:
+    for name in names:
+        if name not in shape.by_name:
+            raise errors.UndefinedColumn(
+                f'column "{name}" of relation "{shape.name}" does not exist'
+            )
+    return [shape.by_name[name] for name in names]
+
+
+class _Changing:
+    """What UPDATE and DELETE share: each row that the join finds, locked, in its newest version."""
+
+    def __init__(self, statement: Update | Delete, schema: Schema) -> None:
+        self._name = statement.table
+        self.shape = schema.shape(statement.table)
+        target = Source(statement.table, statement.alias)
+        self._join = Join(schema, [*statement.sources, target], statement.conditions)
+        # RETURNING * would give the columns of all sources; the target's come first in Postgres.
+        self.returning = Projection(statement.returning, self._join.scope)
+        self.names = self.returning.names
+
+    def _found(self, q: Execution) -> Any:
+        """Each environment once for each row to be changed, which comes last in it."""
+        table, test, transaction = q.table(self._name), self._join.test, q.transaction
+        done = set()
+        for e in self._join.environments(q):
+            seen = e[-1]
+            if seen[CTID] in done:
+                continue
+            newest = transaction.locked(table, seen)
+            if newest is None:
+                continue
+            if newest is not seen:
+                e = (*e[:-1], newest)
+                if test is not None and not test(e, q):
+                    continue
+            done.add(seen[CTID])
+            yield table, e
+
+    def _result(self, tag: str, count: int, returned: list[Any]) -> Result:
+        return Result(tag, count, self.names, returned if self.names else None)
+
+
+class UpdatePlan(_Changing):
+    def __init__(self, update: Update, schema: Schema) -> None:
+        super().__init__(update, schema)
+        columns = _columns(self.shape, [name for name, _ in update.changes])
+        self._changes = [
+            (column.name, column.take, self._join.scope.compile(value))
+            for column, (_, value) in zip(columns, update.changes, strict=True)
+        ]
+
+    def run(self, q: Execution) -> Result:
+        returned: list[Any] = []
+        count = 0
+        for table, e in self._found(q):
+            old = e[-1]
+            row = old | {name: take(value(e, q)) for name, take, value in self._changes}
+            self.shape.check(row)
+            store(q.transaction, table, row, old)
+            count += 1
+            if self.names:
+                returned.append(self.returning.of((*e[:-1], row), q))
+        return self._result("UPDATE", count, returned)
+
+
+class DeletePlan(_Changing):
+    def run(self, q: Execution) -> Result:
+        returned: list[Any] = []
+        count = 0
+        for table, e in self._found(q):
+            q.transaction.put(table, e[-1][CTID], None)
+            count += 1
+            if self.names:
+                returned.append(self.returning.of(e, q))
+        return self._result("DELETE", count, returned)
+
+
+class InsertPlan:
+    """INSERT with what ON CONFLICT says."""
+
+    def __init__(self, insert: Insert, schema: Schema) -> None:
+        self._name = insert.table
+        self.shape = schema.shape(insert.table)
+        self._given = _columns(self.shape, insert.columns or self.shape.names)
+        if isinstance(insert.source, Select):
+            self._rows = SelectPlan(insert.source, schema).run
+        else:
+            self._rows = _Values(insert.source, schema).run
+        scope = Scope([Joined(insert.alias, self.shape.names)])
+        self.returning = Projection(insert.returning, scope)
+        self.names = self.returning.names
+        self._conflict = None
+        if insert.conflict is not None:
+            self._conflict = _OnConflict(insert.conflict, insert.alias, self.shape)
+
+    def run(self, q: Execution) -> Result:
+        table = q.table(self._name)
+        returned = []
+        count = 0
+        touched: set[int] = set()
+        for values in self._rows(q).rows or []:
+            row = completed(self._given, values, table, q)
+            stored = self._put(q, table, row, touched)
+            if stored is not None:
+                count += 1
+                if self.names:
+                    returned.append(self.returning.of((stored,), q))
+        return Result("INSERT 0", count, self.names, returned if self.names else None)
+
+    def _put(self, q: Execution, table: Table, row: Values, touched: set[int]) -> Values | None:
+        if self._conflict is not None:
+            place = self._conflict.place(q.transaction, table, row)
+            if place is not None:
+                return self._conflict.apply(q, table, place, row, touched)
+        store(q.transaction, table, row, None)
+        touched.add(row[CTID])
+        return row
+
+
+class _Values:
+    """The rows of VALUES."""
+
+    def __init__(self, rows: Sequence[Sequence[Expression]], schema: Schema) -> None:
+        scope = Scope((), lambda query: compile_subquery(query, schema))
+        self._rows = [
+            scope.function(f"({''.join(scope.source(each) + ', ' for each in row)})")
+            for row in rows
+        ]
+
+    def run(self, q: Execution) -> Result:
+        return Result("VALUES", 0, (), [row((), q) for row in self._rows])
+
+
+class CopyPlan:
+    """COPY FROM STDIN: the parameters are the rows, as text."""
+
+    names: tuple[str, ...] = ()
+
+    def __init__(self, copy: Copy, schema: Schema) -> None:
+        self._name = copy.table
+        self.shape = schema.shape(copy.table)
+        self._given = _columns(self.shape, copy.columns)
+
+    def run(self, q: Execution) -> Result:
+        table = q.table(self._name)
+        for values in q.parameters:
+            row = completed(self._given, values, table, q)
+            store(q.transaction, table, row, None)
+        return Result("COPY", len(q.parameters))
+
+
+def completed(given: Sequence[Any], values: Sequence[Any], table: Table, q: Execution) -> Values:
+    """A new row: what is given, then defaults; checked, but for unique keys.
+
+    :raises psycopg.IntegrityError: see :meth:`Shape.check`.
+    """
+    row: dict[str, Any] = dict.fromkeys(table.shape.names)
+    for column in table.shape.columns:
+        if column.is_identity or column.default is not None:
+            row[column.name] = _UNSET
+    if len(values) > len(given):
+        raise errors.SyntaxError("INSERT has more expressions than target columns")
+    for column, value in zip(given, values, strict=False):
+        row[column.name] = column.take(value)
+    for column in table.shape.columns:
+        if row[column.name] is _UNSET:
+            row[column.name] = _default(column, table, q)
+    row[CTID] = table.next_place()
+    table.shape.check(row)
+    return row
+
+
+_UNSET: Any = object()
+
+
+def _default(column: Any, table: Table, q: Execution) -> Any:
+    if column.is_identity:
+        return table.next_identity()
+    return q.now() if column.default == "now()" else column.take(column.default)
+
+
+def store(transaction: Transaction, table: Table, row: Values, old: Values | None) -> None:
+    """A row's new version, or a new row, once each of its keys is known to be free.
+
+    :raises Blocked: while another transaction inserts or deletes such a key.
+    :raises psycopg.errors.UniqueViolation: when there is such a row.
+    """
+    for number, unique in enumerate(table.shape.uniques):
+        key = unique.key_of(row)
+        if key is None or (old is not None and unique.key_of(old) == key):
+            continue
+        if unique.is_deferred:
+            transaction.deferred.append((table, unique, row[CTID]))
+            continue
+        if transaction.place_of(table, number, key) is not None:
+            raise violation(table, unique, key)
+        transaction.lock((table, unique, key))
+    if old is None:
+        transaction.lock((table, row[CTID]))
+    transaction.put(table, row[CTID], row)
+
+
+def violation(table: Table, unique: Unique, key: tuple[Any, ...]) -> errors.UniqueViolation:
+    return errors.UniqueViolation(
+        f"duplicate key value violates unique constraint of {table.shape.name}"
+        f" ({', '.join(unique.columns)})=({', '.join(map(str, key))})"
+    )
+
+
+class _OnConflict:
+    def __init__(self, conflict: Conflict, alias: str, shape: Shape) -> None:
+        self._arbiters = [
+            (number, unique)
+            for number, unique in enumerate(shape.uniques)
+            if not unique.is_deferred
+            and (not conflict.target or sorted(unique.columns) == sorted(conflict.target))
+        ]
+        if conflict.target and not self._arbiters:
+            raise errors.InvalidColumnReference(
+                "there is no unique or exclusion constraint matching the ON CONFLICT specification"
+            )
+        self._changes = None
+        if conflict.changes is not None:
+            if not conflict.target:
+                raise UnknownStatement("ON CONFLICT DO UPDATE without its columns")
+            columns = _columns(shape, [name for name, _ in conflict.changes])
+            scope = _ConflictScope([Joined(alias, shape.names), Joined("excluded", shape.names)])
+            self._changes = [
+                (column.name, column.take, scope.compile(value))
+                for column, (_, value) in zip(columns, conflict.changes, strict=True)
+            ]
+
+    def place(self, transaction: Transaction, table: Table, row: Values) -> int | None:
+        """Where the row is that is in the way.
+
+        :raises Blocked: see :func:`store`.
+        """
+        for number, unique in self._arbiters:
+            key = unique.key_of(row)
+            if key is not None:
+                place = transaction.place_of(table, number, key)
+                if place is not None:
+                    return place
+                transaction.lock((table, unique, key))
+        return None
+
+    def apply(
+        self, q: Execution, table: Table, place: int, excluded: Values, touched: set[int]
+    ) -> Values | None:
+        """The changed row; None when nothing is to be done."""
+        if self._changes is None:
+            return None
+        if place in touched:
+            raise errors.CardinalityViolation(
+                "ON CONFLICT DO UPDATE command cannot affect row a second time"
+            )
+        transaction = q.transaction
+        seen = (
+            next((r for r in q.rows(table.shape.name) if r[CTID] == place), None)
+            if (transaction.is_snapshot)
+            else transaction.newest(table, place)
+        )
+        if seen is None:
+            raise errors.SerializationFailure("could not serialize access due to concurrent update")
+        old = transaction.locked(table, seen)
+        assert old is not None, "a row that is deleted has no key"
+        e = (old, excluded)
+        row = dict(old) | {name: take(value(e, q)) for name, take, value in self._changes}
+        table.shape.check(row)
+        store(transaction, table, row, old)
+        touched.add(place)
+        return row
+
+
+class _ConflictScope(Scope):
+    """A column without a qualifier is the table's."""
+
+    def place(self, name: Any) -> int:
+        return super().place(name) if name.qualifier else 0
