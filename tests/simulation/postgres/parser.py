@@ -160,13 +160,15 @@ class Parser(ExpressionParser):
         table = self.qualified()
         alias = self._alias(table)
         columns = self._names_in_parentheses() if self.at("(") else ()
-        if self.take("overriding"):
+        overriding = self.take("overriding")
+        if overriding:
             self.expect("system", "value")
         if self.take("values"):
             insert = Insert(table, alias, columns, self._list(self._values))
         else:
             self.expect("select")
             insert = Insert(table, alias, columns, self.select())
+        insert.is_overriding = overriding
         if self.take("on"):
             insert.conflict = self._conflict()
         insert.returning = self._returning()

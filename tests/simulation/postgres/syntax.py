@@ -136,6 +136,8 @@ class Insert:
     alias: str
     columns: tuple[str, ...]
     source: list[list[Expression]] | Select
+    is_overriding: bool = False
+    """OVERRIDING SYSTEM VALUE."""
     conflict: Conflict | None = None
     returning: list[tuple[Expression, str | None]] = field(default_factory=list)
 

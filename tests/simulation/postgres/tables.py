@@ -28,6 +28,8 @@ class Column:
     default: str | None = None
     """As text that the type takes; ``now()`` is the transaction's time."""
     is_identity: bool = False
+    is_always: bool = False
+    """An identity column that takes no value from INSERT, unless it overrides that."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,7 +155,8 @@ def _column(column: sqlalchemy.Column[Any]) -> Column:
     )
     text = None if generated or default is None else str(getattr(default, "arg", ""))
     required = not column.nullable
-    return Column(column.name, taker(kind), required, text, generated)
+    always = isinstance(default, sqlalchemy.Identity) and bool(default.always)
+    return Column(column.name, taker(kind), required, text, generated, always)
 
 
 def _uniques(table: sqlalchemy.Table) -> Iterable[Unique]:

@@ -22,7 +22,7 @@ Taker = Callable[[Any], Any]
 :raises psycopg.DataError: for one that does not fit (SQLSTATE class 22).
 """
 
-_KIND = re.compile(r"(?P<name>[a-z ]+?)(?:\((?P<numbers>[\d, ]+)\))?(?P<array>(?:\[\])?)$")
+_KIND = re.compile(r"(?P<name>[a-z][a-z0-9 ]*?)(?:\((?P<numbers>[\d, ]+)\))?(?P<array>(?:\[\])?)$")
 _INTEGERS = {"smallint": 16, "integer": 32, "int": 32, "bigint": 64, "int4": 32, "int8": 64}
 _TRUE = frozenset({"t", "true", "on", "yes", "1"})
 _FALSE = frozenset({"f", "false", "off", "no", "0"})

@@ -27,17 +27,25 @@ from tests.simulation.postgres.syntax import (
     Source,
     Update,
 )
-from tests.simulation.postgres.tables import CTID, Shape, Table, Unique, Values
+from tests.simulation.postgres.tables import CTID, Column, Shape, Table, Unique, Values
 from tests.simulation.postgres.transactions import Transaction
 
 
-def _columns(shape: Shape, names: Sequence[str]) -> list[Any]:
+def _columns(shape: Shape, names: Sequence[str]) -> list[Column]:
     for name in names:
         if name not in shape.by_name:
             raise errors.UndefinedColumn(
                 f'column "{name}" of relation "{shape.name}" does not exist'
             )
     return [shape.by_name[name] for name in names]
+
+
+def _refuse_generated(given: Sequence[Column]) -> None:
+    for column in given:
+        if column.is_always:
+            raise errors.GeneratedAlways(
+                f'cannot insert a non-DEFAULT value into column "{column.name}"'
+            )
 
 
 class _Changing:
@@ -116,6 +124,8 @@ class InsertPlan:
         self._name = insert.table
         self.shape = schema.shape(insert.table)
         self._given = _columns(self.shape, insert.columns or self.shape.names)
+        if not insert.is_overriding:
+            _refuse_generated(self._given)
         if isinstance(insert.source, Select):
             self._rows = SelectPlan(insert.source, schema).run
         else:
@@ -183,7 +193,7 @@ class CopyPlan:
         return Result("COPY", len(q.parameters))
 
 
-def completed(given: Sequence[Any], values: Sequence[Any], table: Table, q: Execution) -> Values:
+def completed(given: Sequence[Column], values: Sequence[Any], table: Table, q: Execution) -> Values:
     """A new row: what is given, then defaults; checked, but for unique keys.
 
     :raises psycopg.IntegrityError: see :meth:`Shape.check`.
@@ -207,7 +217,7 @@ def completed(given: Sequence[Any], values: Sequence[Any], table: Table, q: Exec
 _UNSET: Any = object()
 
 
-def _default(column: Any, table: Table, q: Execution) -> Any:
+def _default(column: Column, table: Table, q: Execution) -> Any:
     if column.is_identity:
         return table.next_identity()
     return q.now() if column.default == "now()" else column.take(column.default)
