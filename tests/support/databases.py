@@ -11,7 +11,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -146,6 +146,8 @@ class PostgresWorld:
         self.observed = Observed(url, connect)
         self._open: list[Database] = []
         self._helpers: dict[str, Ledger] = {}
+        self._connections: list[psycopg.Connection[tuple[Any, ...]]] = []
+        self._pool = ThreadPoolExecutor(8)
 
     def database(
         self, slot: str = "a", isolation: str = "READ COMMITTED", *, proxied: bool = False
@@ -205,10 +207,27 @@ class PostgresWorld:
         ) as rows:
             return rows.renew(row, None)
 
+    def connection(self, name: str = "test") -> psycopg.Connection[tuple[Any, ...]]:
+        """A connection of the test's own."""
+        connection = self._connect(self.url, autocommit=True, application_name=name)
+        self._connections.append(connection)
+        return connection
+
+    def begin(self, call: Callable[[], T]) -> Future[T]:
+        """Run it beside the test."""
+        return self._pool.submit(call)
+
+    def wait_for_waiters(self, count: int = 1) -> None:
+        """Until so many statements wait for locks."""
+        waiting = (
+            "SELECT count(*) FROM pg_stat_activity"
+            " WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        )
+        wait_until(lambda: self.observed.value(waiting) >= count, 20, "a statement that waits")
+
     def together(self, *calls: Callable[[], T]) -> list[T]:
         """Run them at the same time, each in a thread; what they return."""
-        with ThreadPoolExecutor(len(calls)) as pool:
-            return [future.result() for future in [pool.submit(call) for call in calls]]
+        return [future.result(60) for future in [self.begin(call) for call in calls]]
 
     def barrier(self, parties: int) -> Callable[[], object]:
         """Who calls it waits until all of them have; as often as they like."""
@@ -240,7 +259,10 @@ class PostgresWorld:
     def close(self) -> None:
         for database in self._open:
             database.close()
+        for connection in self._connections:
+            connection.close()
         self.observed.close()
+        self._pool.shutdown()
 
 
 class ProxiedWorld(PostgresWorld):

@@ -42,7 +42,8 @@ def parse(text: str) -> list[Statement]:
     for tokens in split(tokens_of(text)):
         first = tokens[0].text
         if first in COMMANDS:
-            parsed.append(Command(first, tuple(tokens)))
+            words = " ".join(token.text for token in tokens)
+            parsed.append(Command(first, tuple(tokens), f" {words} "))
         elif first in QUERIES:
             parsed.append(_parsed(tokens, text))
         else:

@@ -174,7 +174,7 @@ class Server:
 
     def has_released(self, transaction: Transaction) -> None:
         """It gave locks back: whoever waits for it goes on, in the order in which they came."""
-        if any(session.blocked_by is transaction for session in self.waiting):
+        if self.waiting and any(session.blocked_by is transaction for session in self.waiting):
             self.time.later(0.0, lambda: self._wake(transaction))
 
     def _wake(self, transaction: Transaction) -> None:

@@ -28,9 +28,11 @@ class SimulatedWorld(PostgresWorld):
         self.server.noticed_share = 1.0
         super().__init__(URL, group, connect=self.server.connect)
 
-    def together(self, *calls: Callable[[], T]) -> list[T]:
-        tasks = [self.time.spawn(Process(f"racer-{n}"), call) for n, call in enumerate(calls)]
-        return [task.result(60) for task in tasks]
+    def begin(self, call: Callable[[], T]) -> Any:
+        return self.time.spawn(Process("beside"), call)
+
+    def wait_for_waiters(self, count: int = 1) -> None:
+        self.wait_until(lambda: len(self.server.waiting) >= count, "statement that waits")
 
     def barrier(self, parties: int) -> Callable[[], object]:
         came = 0
@@ -47,10 +49,10 @@ class SimulatedWorld(PostgresWorld):
         return self.time.now()
 
     def wait_until(self, condition: Callable[[], bool], what: str) -> None:
-        for _ in range(200):
+        for _ in range(2_000):
             if condition():
                 return
-            self.time.pause(0.1)
+            self.time.pause(0.01)
         raise AssertionError(f"no {what}")
 
     @contextmanager
