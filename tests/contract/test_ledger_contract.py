@@ -447,5 +447,18 @@ def test_every_transaction_is_durable_and_bounded(world: PostgresWorld) -> None:
     assert found == ("on", "30s", "10s", "read committed")
 
 
+def test_a_client_that_is_gone_without_a_word_is_noticed(world: PostgresWorld) -> None:
+    """In COPY a session is freed by no time-out, and Postgres's own keepalives take two hours."""
+    found = (
+        world.database("fresh")
+        .connection()
+        .execute(
+            "SELECT current_setting('tcp_keepalives_idle'), current_setting('tcp_keepalives_interval'),"
+            " current_setting('tcp_keepalives_count')"
+        )
+    )
+    assert found.fetchone() == ("5", "2", "3")
+
+
 def test_ids_of_another_cluster_are_kept_apart(world: PostgresWorld, row: Row) -> None:
     assert world.observed.progress(row.id)["cluster_id"] == CLUSTER

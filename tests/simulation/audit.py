@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import msgspec
 
@@ -16,12 +15,16 @@ from tests.simulation.postgres import Server
 from tests.support import checker
 from tests.support.checker import Effect, History, Input, Letter, Manifest, Output, Sample
 
+RECREATED = 100
+"""Added to the partition's number for messages of the topic that took the first one's place."""
+
 
 @dataclass(frozen=True, slots=True)
 class Sent:
     """One message of the input topic that is to take effect."""
 
-    partition: int
+    lane: int
+    """The partition, of the first topic or of the one that was created after it."""
     offset: int
     act: Act
 
@@ -34,10 +37,12 @@ class Audit:
         self._server = server
         self._partitions = partitions
         self._group = group
-        self._sent: list[Sent] = []
-        self._numbers = 0
+        self._topic_ids = [broker.topics[INPUT].topic_id]
+        self._sent: dict[int, Sent] = {}
         self._samples: list[Sample] = []
         self._last: dict[int, Sample] = {}
+        self._numbers = 0
+        self._is_restored = False
 
     @property
     def messages(self) -> int:
@@ -49,10 +54,19 @@ class Audit:
 
     def arrived(self, partition: int, offsets: Sequence[int], values: Sequence[bytes]) -> None:
         """Messages were appended to the input."""
-        self._sent += [
-            Sent(partition, offset, msgspec.json.decode(value, type=Act))
-            for offset, value in zip(offsets, values, strict=True)
-        ]
+        lane = partition + RECREATED * (len(self._topic_ids) - 1)
+        for offset, value in zip(offsets, values, strict=True):
+            act = msgspec.json.decode(value, type=Act)
+            self._sent[act.n] = Sent(lane, offset, act)
+
+    def recreated(self) -> None:
+        """The input topic is about to be deleted and created again."""
+        self._samples.clear()
+        self._topic_ids.append("")
+
+    def restored(self) -> None:
+        """Postgres goes back: from now on P and H may, too."""
+        self._is_restored = True
 
     def sample(self) -> None:
         """P, K, H and the outbox at this very moment, of each partition where any has changed."""
@@ -61,16 +75,15 @@ class Audit:
                 self._last[sample.partition] = sample
                 self._samples.append(sample)
 
-    def at_rest(self) -> bool:
-        """P = K = H = end everywhere, and nothing pending or kept."""
-        rested = 0
+    def at_rest(self, halted: Collection[int]) -> bool:
+        """P = K = H = end everywhere, and nothing pending or kept, but for what is halted."""
+        rested = set(halted)
         for sample in self._now():
             end = self._broker.log(INPUT, sample.partition).end
             levels = (sample.published, sample.committed, sample.next_offset)
-            if levels != (end, end, end) or sample.outbox or sample.intent:
-                return False
-            rested += 1
-        return rested == self._partitions
+            if levels == (end, end, end) and not sample.outbox and not sample.intent:
+                rested.add(sample.partition)
+        return len(rested) == self._partitions
 
     def state(self) -> str:
         """Where everything stands, in a line."""
@@ -80,34 +93,72 @@ class Audit:
         ]
         return f"{'; '.join(told) or 'no rows'}; ends {ends}"
 
-    def violations(self) -> list[str]:
-        """All that the checker finds, in sentences."""
-        effects = self._server.committed("effects")
+    def violations(self, halted: Collection[int]) -> list[str]:
+        """All that the checker finds, in sentences.
+
+        :param halted: partitions that have stopped, with cause: nothing more is known of them.
+        """
+        self._topic_ids[-1] = self._broker.topics[INPUT].topic_id
+        effects = self._effects()
+        sent = [each for each in self._sent.values() if each.lane % RECREATED not in halted]
+        if len(self._topic_ids) > 1:
+            done = {(each.partition, each.offset) for each in (*effects, *self._letters())}
+            # What was not handled when its topic was deleted is gone.
+            sent = [s for s in sent if s.lane >= RECREATED or (s.lane, s.offset) in done]
         outputs = self._outputs()
-        runs = {(row["partition"], row["offset"]): row["run"] for row in effects}
+        lanes = {each.lane for each in sent}
+        effects = [each for each in effects if each.partition in lanes]
+        history = History(
+            inputs=[Input(s.lane, s.offset, s.act.n, s.act.do not in BAD) for s in sent],
+            effects=effects,
+            letters=[each for each in self._letters() if each.partition in lanes],
+        )
         found = [
-            *checker.check_effects(self._history(effects)),
-            *checker.check_letters(self._history(effects)),
-            *checker.check_samples(self._samples),
+            *checker.check_effects(history),
+            *checker.check_letters(history),
             *checker.check_provenance([output for output, _ in outputs]),
         ]
+        if not self._is_restored:
+            found += checker.check_samples(self._samples)
         for at in (0, 1):
             found += checker.check_outputs(
                 History(
                     inputs=[
-                        Input(s.partition, s.offset, runs.get((s.partition, s.offset), -1))
-                        for s in self._sent
+                        Input(s.lane, s.offset, self._run_of(s))
+                        for s in sent
                         if s.act.do not in {"silent", *BAD} and s.act.outputs > at
                     ],
-                    outputs=[output for output, told in outputs if told.at == at],
+                    outputs=[o for o, told in outputs if told.at == at and o.partition in lanes],
                 )
             )
-        return [*(each.sentence for each in found), *self._totals(effects)]
+        return [*(each.sentence for each in found), *self._totals()]
 
-    def _totals(self, effects: Sequence[dict[str, Any]]) -> list[str]:
+    def _effects(self) -> list[Effect]:
+        """Which topic a message was of is known by its number."""
+        self._runs = {row["n"]: row["run"] for row in self._server.committed("effects")}
+        found = []
+        for row in self._server.committed("effects"):
+            sent = self._sent.get(row["n"])
+            lane = row["partition"] if sent is None else sent.lane
+            found.append(Effect(lane, row["offset"], row["n"]))
+        return found
+
+    def _run_of(self, sent: Sent) -> int:
+        """The run of its handler that Postgres holds; -1 when it holds none."""
+        return self._runs.get(sent.act.n, -1)
+
+    def _letters(self) -> list[Letter]:
+        found = []
+        for row in self._server.committed("dead_letters"):
+            lane = row["partition"] + RECREATED * self._topic_ids.index(row["topic_id"])
+            found.append(Letter(lane, row["offset"]))
+        return found
+
+    def _totals(self) -> list[str]:
         """What was added up agrees with what was inserted."""
+        effects = self._server.committed("effects")
         wanted: Counter[int] = Counter(row["partition"] for row in effects)
-        shared = {sent.act.n for sent in self._sent if sent.act.do == "shared"}
+        shared = {sent.act.n for sent in self._sent.values() if sent.act.do == "shared"}
         wanted[SHARED] = sum(row["n"] in shared for row in effects)
         found = {row["partition"]: row["total"] for row in self._server.committed("totals")}
         return [
@@ -116,16 +167,6 @@ class Audit:
             if found.get(partition, 0) != wanted[partition]
         ]
 
-    def _history(self, effects: Sequence[dict[str, Any]]) -> History:
-        return History(
-            inputs=[Input(s.partition, s.offset, s.act.n, s.act.do not in BAD) for s in self._sent],
-            effects=[Effect(row["partition"], row["offset"], row["n"]) for row in effects],
-            letters=[
-                Letter(row["partition"], row["offset"])
-                for row in self._server.committed("dead_letters")
-            ],
-        )
-
     def _outputs(self) -> list[tuple[Output, Told]]:
         """What consumers that read committed data see, in each partition's order."""
         found = []
@@ -133,7 +174,7 @@ class Audit:
             told = msgspec.json.decode(record.value() or b"", type=Told)
             source = read_provenance(dict(record.headers() or ())[PROVENANCE_HEADER])
             output = Output(
-                source.partition,
+                source.partition + RECREATED * self._topic_ids.index(source.topic_id),
                 source.source_offset,
                 told.run,
                 record.partition(),
@@ -152,6 +193,8 @@ class Audit:
             manifest = Manifest(row["first_offset"], row["next_offset"])
             outbox.setdefault(row["progress_id"], []).append(manifest)
         for row in self._server.committed("progress"):
+            if row["superseded_at"] is not None:
+                continue
             k, _ = self._broker.committed(self._group, INPUT, row["partition"])
             found.append(
                 Sample(

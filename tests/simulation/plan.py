@@ -33,8 +33,32 @@ KINDS = (
     "postgres",
     "kafka",
     "scale",
-    "tail",
 )
+RARE_KINDS = ("failover", "restore", "recreate")
+"""At most one of them in a run, and most runs have none."""
+TIMED = {
+    "kill": (4, 2.0),
+    "stop": (3, 20.0),
+    "cut": (3, 12.0),
+    "postgres": (3, 3.0),
+    "kafka": (2, 3.0),
+    "scale": (3, 4.0),
+    "failover": (1, 1.0),
+    "restore": (1, 4.0),
+    "recreate": (1, 1.0),
+}
+"""How many of a kind a run may have, and how long each lasts (seconds)."""
+BATCH_STEPS = (
+    Step.HANDLE,
+    Step.BEGIN,
+    Step.FLUSH,
+    Step.STORE,
+    Step.COMMIT,
+    Step.SEND,
+    Step.SEND_OFFSETS,
+    Step.END,
+)
+"""A batch's way; half of the aimed faults befall it there."""
 CALM_SECONDS = 12.0
 """No new fault after that."""
 
@@ -58,7 +82,7 @@ class TimedFault:
 
     at: float
     kind: str
-    """kill, stop, cut-kafka, cut-postgres, postgres, kafka, leave or join."""
+    """kill, stop, cut-kafka, cut-postgres, postgres, kafka, scale, failover, restore, recreate."""
     slot: int
     seconds: float
 
@@ -103,6 +127,8 @@ def draw(seed: int, deeds: Sequence[str]) -> Plan:
     """The plan of a seed."""
     random = Random(seed)
     kinds = frozenset(kind for kind in KINDS if random.random() < 0.35)
+    if random.random() < 0.2:
+        kinds |= {random.choice(RARE_KINDS)}
     slots = random.choice((2, 2, 2, 3))
     partitions = random.choice((1, 2, 2, 3))
     return Plan(
@@ -141,7 +167,7 @@ def _aimed(random: Random, kinds: frozenset[str], slots: int) -> tuple[AimedFaul
                 AimedFault(
                     kind,
                     random.randrange(slots),
-                    random.choice(list(Step)),
+                    random.choice(random.choice((BATCH_STEPS, list(Step)))),
                     random.choice(EDGES),
                     random.randint(1, 8),
                     random.choice((0.2, 1.5, 4.0, 12.0, 25.0)),
@@ -152,31 +178,19 @@ def _aimed(random: Random, kinds: frozenset[str], slots: int) -> tuple[AimedFaul
 
 def _timed(random: Random, kinds: frozenset[str], slots: int) -> tuple[TimedFault, ...]:
     found = []
-
-    def some(kind: str, most: int, longest: float) -> None:
+    for kind, (most, longest) in TIMED.items():
+        if kind not in kinds:
+            continue
+        told = random.choice(("cut-kafka", "cut-postgres")) if kind == "cut" else kind
         for _ in range(random.randint(1, most)):
             at = random.uniform(0.2, CALM_SECONDS)
-            found.append(
-                TimedFault(at, kind, random.randrange(slots), random.uniform(0.1, longest))
-            )
-
-    if "kill" in kinds:
-        some("kill", 4, 2.0)
-    if "stop" in kinds:
-        some("stop", 3, 20.0)
-    if "cut" in kinds:
-        some(random.choice(("cut-kafka", "cut-postgres")), 3, 12.0)
-    if "postgres" in kinds:
-        some("postgres", 3, 3.0)
-    if "kafka" in kinds:
-        some("kafka", 2, 3.0)
-    if "scale" in kinds:
-        some("leave", 3, 4.0)
+            seconds = random.uniform(0.1, longest)
+            found.append(TimedFault(at, told, random.randrange(slots), seconds))
     return tuple(sorted(found, key=lambda each: each.at))
 
 
 def _fates(random: Random) -> dict[str, tuple[float, tuple[Fate, ...]]]:
     rate = random.choice((0.01, 0.03, 0.1, 0.3))
-    bad = (Fate.LOST, Fate.REPLY_LOST, Fate.LATE, Fate.SLOW)
+    bad = (Fate.LOST, Fate.REPLY_LOST, Fate.STRAY, Fate.LATE, Fate.SLOW)
     names = random.sample((*KAFKA_REQUESTS, "COMMIT", "CONNECT", "STORE"), random.randint(1, 5))
     return {name: (rate, tuple(random.sample(bad, random.randint(1, 3)))) for name in names}

@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from enum import Enum, auto
 from functools import partial
 from unittest import mock
 
@@ -15,6 +16,7 @@ from pydantic import SecretStr
 from processor.engine import assembly, batches, locked_rows
 from processor.engine import worker as worker_module
 from processor.engine.assembly import Slot, assemble
+from processor.engine.batch import Partition
 from processor.engine.cluster import Cluster
 from processor.engine.database import Database, application_name
 from processor.engine.register import Report
@@ -31,7 +33,7 @@ from tests.simulation.kafka.clients import SimulatedClients
 from tests.simulation.network import Fate, Network, Request
 from tests.simulation.pipeline import INPUT, OUTPUT, PARTITIONS_OUT, Act, pipeline
 from tests.simulation.plan import CALM_SECONDS, AimedFault, Arrival, Plan, TimedFault, draw
-from tests.simulation.postgres import Server
+from tests.simulation.postgres import Server, State
 from tests.simulation.scheduler import OUTSIDE, Killed, Process, Scheduler, Task
 from tests.simulation.timeline import Timeline, Told
 
@@ -43,21 +45,34 @@ RESTART_SECONDS = 0.3
 IDLE_SECONDS = 0.4
 """How long a worker waits for messages: longer than in earnest, because each turn costs."""
 LOOK_SECONDS = 0.25
+STANDBY_SECONDS = 1.0
 REST_SECONDS = 120.0
 """How long it may take after the last fault until everything is at rest."""
 
 
-class Observed(Told):
-    """Also keeps the halts, of which there must be none."""
+@dataclass(frozen=True, slots=True)
+class Halted:
+    """A partition has stopped, and says why."""
 
-    def __init__(self, timeline: Timeline, who: str, halts: list[str]) -> None:
+    partition: Partition
+    reason: str
+    detail: str
+
+    def __str__(self) -> str:
+        return f"{self.partition} halts: {self.reason}: {self.detail}"
+
+
+class Observed(Told):
+    """Also keeps the halts, of which there must be none without a cause."""
+
+    def __init__(self, timeline: Timeline, who: str, halts: list[Halted]) -> None:
         super().__init__(timeline, who)
         self._halts = halts
 
     def entered(self, report: Report) -> None:
         super().entered(report)
         if report.state == "halted":
-            self._halts.append(f"{report.partition}: {report.reason}: {report.detail}")
+            self._halts.append(Halted(report.partition, str(report.reason), str(report.detail)))
 
 
 class WatchedBroker(Broker):
@@ -76,6 +91,16 @@ class Clock:
     def __init__(self, scheduler: Scheduler) -> None:
         self.now = scheduler.now
         self.sleep = scheduler.pause
+
+
+class Failover(Enum):
+    """From a primary to its synchronous standby."""
+
+    NONE = auto()
+    ARMED = auto()
+    """The next COMMIT is the one."""
+    AWAY = auto()
+    """The standby is away: no COMMIT is answered."""
 
 
 @dataclass(slots=True)
@@ -127,7 +152,9 @@ class Simulation:
         self.audit = Audit(self.broker, self.server, self.plan.partitions, GROUP)
         self.broker.watch = self.audit.sample
         self.server.standby = self._committed
-        self.halts: list[str] = []
+        self.halts: list[Halted] = []
+        self.may_halt: set[str] = set()
+        """The reasons that something has given."""
         self.bugs: list[str] = []
         self.settings = Settings(
             kafka=KafkaSettings(
@@ -146,6 +173,8 @@ class Simulation:
         self._calm = False
         self._over = False
         self._at_rest = False
+        self._failover = Failover.NONE
+        self.network.held_seconds = lambda: STANDBY_SECONDS
 
     def run(self) -> Outcome:
         """From the first message to rest, a drain and the audit."""
@@ -153,7 +182,8 @@ class Simulation:
             simulated.begin(self.time.pause)
             self._schedule()
             self.time.run(lambda: self._at_rest, CALM_SECONDS + REST_SECONDS)
-            violations = [*self.halts, *self.bugs]
+            violations = [str(each) for each in self.halts if each.reason not in self.may_halt]
+            violations += self.bugs
             if not self._at_rest:
                 violations.append(f"not at rest: {self.audit.state()}")
             self._over = True
@@ -164,7 +194,7 @@ class Simulation:
             if not self.time.run(self.broker.settled, self.time.now() + 60):
                 violations.append("a transaction is left open")
             violations += [f"the fake of Postgres: {error!r}" for error in self.server.failures]
-            violations += self.audit.violations()
+            violations += self.audit.violations(self._halted())
             return self._outcome(violations)
 
     def _outcome(self, violations: list[str]) -> Outcome:
@@ -244,9 +274,41 @@ class Simulation:
             later(fault.seconds, self.server.restart)
         elif fault.kind == "kafka":
             self.broker.restart(fault.seconds)
+        elif fault.kind == "failover":
+            self._failover = Failover.ARMED
+        elif fault.kind == "restore":
+            later(fault.seconds, partial(self._restore, self.server.snapshot()))
+        elif fault.kind == "recreate":
+            self.may_halt.add("topic-recreated")
+            self.audit.recreated()
+            self.broker.recreate_topic(INPUT, keep_offsets=self.time.random.random() < 0.5)
         else:
             place.end()
             place.start_at = self.time.now() + fault.seconds
+
+    def _restore(self, state: State) -> None:
+        """Back to an older state, as after a failover to a lagging replica."""
+        self.timeline.add("fault", "the database is restored")
+        self.may_halt.add("database-history-lost")
+        self.audit.restored()
+        self.server.restore(state)
+
+    def _fail_over(self) -> None:
+        """The primary comes back from a crash in the middle of a COMMIT, which its synchronous
+        standby has not seen; a moment later the standby takes over. Nobody was told of a COMMIT
+        in between.
+        """
+        self.timeline.add("fault", "the primary restarts, the standby is away")
+        self._failover = Failover.AWAY
+        state = self.server.snapshot()
+        self.time.later(STANDBY_SECONDS / 10, self.server.restart)
+        self.time.later(STANDBY_SECONDS, partial(self._promote, state))
+
+    def _promote(self, state: State) -> None:
+        self.timeline.add("fault", "the standby is promoted")
+        self._failover = Failover.NONE
+        self.audit.restored()
+        self.server.restore(state)
 
     def _calm_down(self) -> None:
         self._calm = True
@@ -255,6 +317,11 @@ class Simulation:
         self.timeline.add("fault", "no more faults")
 
     def _fate(self, request: Request) -> Fate:
+        if self._failover is not Failover.NONE and request.name == "COMMIT":
+            if self._failover is Failover.AWAY:
+                return Fate.HELD
+            self._fail_over()
+            return Fate.REPLY_LOST
         rate, fates = self.plan.fates.get(request.name, (0.0, ()))
         if self._calm or request.process is OUTSIDE or self.time.random.random() >= rate:
             fate = Fate.ARRIVES
@@ -319,6 +386,9 @@ class Simulation:
         )
         return worker.run(_no_beat)
 
+    def _halted(self) -> set[int]:
+        return {each.partition.number for each in self.halts if each.reason in self.may_halt}
+
     def _committed(self) -> None:
         """Postgres has committed something."""
         self.audit.sample()
@@ -344,7 +414,7 @@ class Simulation:
 
     def _look(self) -> None:
         """Whether everything has arrived and taken effect, and nothing moves any more."""
-        self._at_rest = not self._left and self.audit.at_rest()
+        self._at_rest = not self._left and self.audit.at_rest(self._halted())
         if not self._at_rest:
             self.time.later(LOOK_SECONDS, self._look)
 

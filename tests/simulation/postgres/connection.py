@@ -175,6 +175,8 @@ class Connection:
             self._break()
             if self._time.random.random() < self._server.noticed_share:
                 self._hang_up()
+            else:
+                self._session.lose_client()
         return psycopg.OperationalError(f"{name}: server closed the connection unexpectedly")
 
     def _break(self) -> None:
@@ -191,3 +193,5 @@ class Connection:
         if not self._is_cut():
             seconds = self._time.random.uniform(*LATENCY_SECONDS)
             self._time.later(seconds, self._session.hang_up)
+        else:
+            self._session.lose_client()

@@ -267,6 +267,13 @@ class Session:
                 )
             )
 
+    def lose_client(self) -> None:
+        """The client is gone without a word: only keepalives tell, where they were asked for."""
+        names = ("tcp_keepalives_idle", "tcp_keepalives_interval", "tcp_keepalives_count")
+        idle, interval, count = (int(self.settings.get(name) or 0) for name in names)
+        if idle:
+            self.server.time.later(idle + interval * count, self.hang_up)
+
     def hang_up(self) -> None:
         """The client is gone; a statement that waits for a lock is carried out all the same."""
         if self._request is not None:
