@@ -453,7 +453,8 @@ def test_a_client_that_is_gone_without_a_word_is_noticed(world: PostgresWorld) -
         world.database("fresh")
         .connection()
         .execute(
-            "SELECT current_setting('tcp_keepalives_idle'), current_setting('tcp_keepalives_interval'),"
+            "SELECT current_setting('tcp_keepalives_idle'),"
+            " current_setting('tcp_keepalives_interval'),"
             " current_setting('tcp_keepalives_count')"
         )
     )

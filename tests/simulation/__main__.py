@@ -116,7 +116,8 @@ def _chunk(seeds: range) -> list[tuple[int, tuple[str, ...], int, float]]:
 def mutants(seeds: int, processes: int) -> int:
     """A table: each planted bug, with the first seed that caught it."""
     missed = 0
-    with ProcessPoolExecutor(processes) as pool:
+    # A process for each: nothing of one mutant may be left when the next one begins.
+    with ProcessPoolExecutor(processes, max_tasks_per_child=1) as pool:
         searches = pool.map(_search, [(name, seeds) for name in MUTANTS])
         for name, (seed, tried, violation) in zip(MUTANTS, searches, strict=True):
             if seed is None:

@@ -14,7 +14,7 @@ from unittest import mock
 import msgspec
 from confluent_kafka import TopicPartition
 
-from processor.engine import catchup, ledger, locked_rows, store
+from processor.engine import catchup, locked_rows, store
 from processor.engine.batch import Committed, Partition
 from processor.engine.batches import Batches, Effects
 from processor.engine.catchup import Catchup
@@ -23,8 +23,7 @@ from processor.engine.cluster import Cluster, TopicFacts
 from processor.engine.consumer import Consumer, Flow
 from processor.engine.failures import DatabaseDoubt, PublishDoubt
 from processor.engine.housekeeping import Housekeeping, row_of, sent
-from processor.engine.ledger import Ledger
-from processor.engine.locked_rows import LockedRows
+from processor.engine.locked_rows import Known, LockedRows
 from processor.engine.partitions import Owned, Partitions
 from processor.engine.producer import TransactionalProducer
 from processor.engine.publisher import Publisher
@@ -98,16 +97,17 @@ def row_count_not_read() -> Patch:
 
 @mutant
 def prune_by_h() -> Patch:
-    raised = Ledger.raise_published
+    renew = LockedRows.renew
 
-    def raise_published(self: Ledger, claims: Sequence[Any]) -> dict[int, int]:
-        found = raised(self, claims)
-        if found:
-            with self._database.transaction() as connection:
-                connection.execute(ledger._PRUNE, (list(found), [2**62] * len(found)))
-        return found
+    def renew_and_prune(self: LockedRows, row: Any, *arguments: Any, **named: Any) -> str:
+        token = renew(self, row, *arguments, **named)
+        self._connection.execute(
+            "DELETE FROM processor.outbox WHERE progress_id = %s AND next_offset <= %s",
+            (row.id, row.next_offset),
+        )
+        return token
 
-    return mock.patch.object(Ledger, "raise_published", raise_published)
+    return mock.patch.object(LockedRows, "renew", renew_and_prune)
 
 
 @mutant
@@ -129,21 +129,28 @@ def p_raised_from_belief() -> Patch:
 
 @mutant
 def outbox_read_before_the_row_lock() -> Patch:
-    read = LockedRows.read
-
-    def too_early(
+    def read(
         self: LockedRows, committed: Mapping[Partition, Committed], topic_ids: Mapping[str, str]
     ) -> None:
-        unlocked = locked_rows._LOCK.replace("FOR UPDATE OF p", "")
-        with mock.patch.object(locked_rows, "_LOCK", unlocked):
-            read(self, committed, topic_ids)
-        early = self.known
-        with mock.patch.object(LockedRows, "_read_outbox", nothing):
-            read(self, committed, topic_ids)
+        wanted = (
+            [partition.topic for partition in committed],
+            [partition.number for partition in committed],
+            self._group_id,
+        )
+        early: dict[Partition, Known] = {}
+        for lock in ("", "FOR UPDATE OF p"):
+            statement = locked_rows._LOCK.replace("FOR UPDATE OF p", lock)
+            self.known = {partition: Known() for partition in committed}
+            for row in self._connection.execute(statement, wanted).fetchall():
+                partition = Partition(row[1], row[2])
+                self._place(self.known[partition], row, topic_ids.get(partition.topic))
+            if not lock:
+                self._read_outbox(committed)
+                early = self.known
         for partition, known in self.known.items():
             known.outbox, known.entries = early[partition].outbox, early[partition].entries
 
-    return mock.patch.object(LockedRows, "read", too_early)
+    return mock.patch.object(LockedRows, "read", read)
 
 
 @mutant
@@ -213,9 +220,15 @@ def early_outputs_kept_across_a_run() -> Patch:
     def once_more(self: Publisher, entries: Any, offsets: Any, snapshot: object) -> None:
         if not self._open:
             return send(self, entries, offsets, snapshot)
-        self._turn -= 1
-        with mock.patch.object(TransactionalProducer, "begin", nothing):
-            return send(self, entries, offsets, snapshot)
+        line = self._in_turn()
+        line.offsets_sent(CALL_TIMEOUT_SECONDS)
+        line.produce(entries)
+        line.send_offsets(
+            self._clients.background,
+            [TopicPartition(*partition, at, metadata) for partition, at, metadata in offsets],
+            snapshot,
+        )
+        return None
 
     return together(
         mock.patch.object(Publisher, "send", once_more),
@@ -293,18 +306,19 @@ def _commit_outside(client: Any, offsets: Sequence[TopicPartition], snapshot: An
 
 @mutant
 def producer_reused_after_a_doubt() -> Patch:
+    """Its transaction is aborted, and the producer kept, as is usual elsewhere."""
+
     def retire(self: Publisher) -> None:
-        """The transaction is aborted, and the producer kept."""
         if self._open and self._producers:
-            with suppress(PublishDoubt):
-                self._in_turn().abort()
-                self._in_turn().failures.clear()
-                self._in_turn()._lines.suspicious.clear()
-                self._open = False
-                return
-            for each in self._producers:
-                each.drop()
-            self._producers = []
+            try:
+                line = self._in_turn()
+                line.abort()
+            except PublishDoubt:
+                for each in self._producers:
+                    each.drop()
+                self._producers = []
+            else:
+                forget(line)
         self._open = False
 
     return mock.patch.object(Publisher, "retire", retire)
@@ -312,47 +326,49 @@ def producer_reused_after_a_doubt() -> Patch:
 
 @mutant
 def one_producer_kept_after_a_doubt() -> Patch:
-    """The one that is in doubt, of all things; what it has open goes on being open."""
+    """The one in doubt, of all things: what it has open goes on being open."""
     begin, prepare = TransactionalProducer.begin, Publisher.prepare
-    kept: dict[int, TransactionalProducer] = {}
+    kept: dict[int, tuple[int, TransactionalProducer]] = {}
 
     def retire(self: Publisher) -> None:
         if self._producers:
             at = self._turn % len(self._producers)
-            for number, each in enumerate(self._producers):
-                if number == at:
-                    each.failures.clear()
-                    each._lines.suspicious.clear()
-                    self._kept = number, each  # type: ignore[attr-defined]
-                else:
-                    each.drop()
+            forget(self._producers[at])
+            kept[id(self)] = at, self._producers[at]
+            for each in self._producers[:at] + self._producers[at + 1 :]:
+                each.drop()
         self._producers = []
         self._open = False
 
-    def prepare_others(self: Publisher) -> None:
-        known = getattr(self, "_kept", None)
-        if self._producers or known is None:
+    def prepare_the_other(self: Publisher) -> None:
+        if self._producers or id(self) not in kept:
             return prepare(self)
+        at, line = kept[id(self)]
         names, self._transactional_ids = self._transactional_ids, list(self._transactional_ids)
+        del self._transactional_ids[at]
         try:
-            del self._transactional_ids[known[0]]
             prepare(self)
         finally:
             self._transactional_ids = names
-        self._producers.insert(*known)
-        self._kept = None  # type: ignore[attr-defined]
+        del kept[id(self)]
+        self._producers.insert(at, line)
         return None
 
     def begin_or_go_on(self: TransactionalProducer) -> None:
         with suppress(PublishDoubt):
             begin(self)
 
-    kept.clear()
     return together(
         mock.patch.object(Publisher, "retire", retire),
-        mock.patch.object(Publisher, "prepare", prepare_others),
+        mock.patch.object(Publisher, "prepare", prepare_the_other),
         mock.patch.object(TransactionalProducer, "begin", begin_or_go_on),
     )
+
+
+def forget(line: TransactionalProducer) -> None:
+    """What was told of it before."""
+    line.failures.clear()
+    line._log.suspicious.clear()
 
 
 @mutant
