@@ -285,9 +285,7 @@ class Simulation:
         database = Database(
             self.settings.database, name, "READ COMMITTED", steps, self.server.connect
         )
-        clients = SimulatedClients(
-            self.broker, self.network, self.settings.kafka, GROUP, str(slot)
-        )
+        clients = SimulatedClients(self.broker, self.network, self.settings.kafka, GROUP, str(slot))
         cluster = Cluster(clients.admin, GROUP, steps)
         worker = assemble(
             pipeline,

@@ -45,6 +45,8 @@ class Broker:
         self.restarts = 0
         self.hang_chance = 0.0
         """Of a send_offsets_to_transaction that met a restart never to return."""
+        self.failures: list[Exception] = []
+        """Bugs of the fakes themselves, in tasks whose result nobody takes."""
         self._outside_producers = 0
 
     # What requests need
@@ -196,8 +198,7 @@ class Broker:
 
     def expire_offsets(self, group: str, topic: str | None = None) -> None:
         """The group's offsets (of one topic) are gone."""
-        for name in list(self.topics) if topic is None else [topic]:
-            self.group(group).offsets.forget_topic(name)
+        self.group(group).offsets.expire(topic)
 
     def reset_offsets(
         self, group: str, offsets: Mapping[TopicNumber, int], metadata: str = ""

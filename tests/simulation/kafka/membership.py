@@ -78,7 +78,7 @@ class Membership:
         self.generation = -1
         self.polled_at = self._time.now()
         self.closed = False
-        self._time.spawn(self._time.process, self._run)
+        connection.spawn(self._run)
 
     def metadata(self) -> GroupMetadata:
         return GroupMetadata(self.group_id, self.member_id, self.generation, self.instance)
