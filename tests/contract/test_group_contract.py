@@ -111,6 +111,10 @@ class TestMembers:
         old = slots.start("0")
         new = slots.start("0")
         slots.until(lambda: old.fenced, 30, "the end of the old one")
+        begun = world.now()
+        slots.until(lambda: world.now() > begun + 1, 10, "a moment")
+        assert old.poll()
+        assert old.told == ["assigned", "fenced"], "its partitions are not even called lost"
         assert slots.shared(new)
         assert send(world, old.snapshot, world.partition(), 1) == KafkaError.FENCED_INSTANCE_ID
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from confluent_kafka import KafkaError, Message
 
 from tests.simulation.kafka.errors import Refused, failure
-from tests.simulation.kafka.groups import Group, Phase
+from tests.simulation.kafka.groups import Group
 from tests.simulation.kafka.log import (
     NO_PRODUCER,
     Draft,
@@ -20,6 +20,7 @@ from tests.simulation.kafka.log import (
     Topic,
     TopicNumber,
 )
+from tests.simulation.kafka.members import Phase
 from tests.simulation.kafka.offsets import Offset
 from tests.simulation.kafka.transactions import Coordinator, Pace
 from tests.simulation.scheduler import Time
