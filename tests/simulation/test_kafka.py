@@ -164,22 +164,28 @@ class TestProcesses:
         assert KafkaError._MAX_POLL_EXCEEDED in codes(worker.errors)
         world.until(lambda: len(worker.owned) == 4)
 
-    def test_the_engine_ends_when_another_takes_its_slot(self, world: World) -> None:
+    @pytest.mark.parametrize("stall_seconds", [0.0, 8.0])
+    def test_the_engine_ends_when_another_takes_its_slot(
+        self, world: World, stall_seconds: float
+    ) -> None:
+        """Also when it hears of its assignment and of the fence behind it at the same time."""
+
         class Listener:
             assigned = revoked = lost = staticmethod(lambda partitions: None)
 
-        def run() -> None:
+        def run(stall_seconds: float) -> None:
             consumer = EngineConsumer(
                 world.clients("0"), ["input"], Listener(), 10, 1_000, free_steps()
             )
             consumer.subscribe()
+            world.time.pause(stall_seconds)
             while True:
                 consumer.fetch(0.1)
 
-        tasks = [world.time.spawn(Process("old"), run)]
+        tasks = [world.time.spawn(Process("old"), lambda: run(stall_seconds))]
         world.until(lambda: world.broker.group("group").members)
         world.time.pause(1)
-        tasks.append(world.time.spawn(Process("new"), run))
+        tasks.append(world.time.spawn(Process("new"), lambda: run(0.0)))
         world.until(tasks[0].done)
         assert isinstance(tasks[0].error, MemberFenced)
         assert not tasks[1].done()
