@@ -12,13 +12,13 @@ from typing import Any
 from unittest import mock
 
 import msgspec
-from confluent_kafka import KafkaException, TopicPartition
+from confluent_kafka import TopicPartition
 
-from processor.engine import batches, catchup, ledger, locked_rows, producer, store
+from processor.engine import catchup, ledger, locked_rows, store
 from processor.engine.batch import Committed, Partition
 from processor.engine.batches import Batches, Effects
 from processor.engine.catchup import Catchup
-from processor.engine.clients import LogLines
+from processor.engine.clients import CALL_TIMEOUT_SECONDS, LogLines
 from processor.engine.cluster import Cluster, TopicFacts
 from processor.engine.consumer import Consumer, Flow
 from processor.engine.failures import DatabaseDoubt, PublishDoubt
@@ -32,8 +32,12 @@ from processor.engine.recovery import make_metadata
 from processor.engine.store import Store
 from processor.engine.worker import Worker
 from tests.simulation import pipeline as simulated
+from tests.simulation.kafka.membership import GroupMetadata
+from tests.simulation.kafka.offsets import Offset
 
 Patch = AbstractContextManager[object]
+GROUP = "simulation"
+OUTSIDE_PRODUCER = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +65,10 @@ def together(*patches: Any) -> Iterator[None]:
         yield
 
 
+def nothing(*_: object) -> None:
+    """What is left of a guard that was taken out."""
+
+
 def without(module: Any, statement: str, *conditions: str) -> Any:
     """A statement of the engine, with conditions taken out of its text."""
     text = getattr(module, statement)
@@ -85,7 +93,7 @@ def token_not_compared() -> Patch:
 
 @mutant
 def row_count_not_read() -> Patch:
-    return mock.patch.object(store._Written, "check", lambda self: None)
+    return mock.patch.object(store._Written, "check", nothing)
 
 
 @mutant
@@ -130,7 +138,7 @@ def outbox_read_before_the_row_lock() -> Patch:
         with mock.patch.object(locked_rows, "_LOCK", unlocked):
             read(self, committed, topic_ids)
         early = self.known
-        with mock.patch.object(LockedRows, "_read_outbox", lambda self, committed: None):
+        with mock.patch.object(LockedRows, "_read_outbox", nothing):
             read(self, committed, topic_ids)
         for partition, known in self.known.items():
             known.outbox, known.entries = early[partition].outbox, early[partition].entries
@@ -206,7 +214,7 @@ def early_outputs_kept_across_a_run() -> Patch:
         if not self._open:
             return send(self, entries, offsets, snapshot)
         self._turn -= 1
-        with mock.patch.object(TransactionalProducer, "begin", lambda self: None):
+        with mock.patch.object(TransactionalProducer, "begin", nothing):
             return send(self, entries, offsets, snapshot)
 
     return together(
@@ -265,9 +273,22 @@ def offsets_outside_the_transaction() -> Patch:
     def send_offsets(
         self: TransactionalProducer, background: Any, offsets: Any, snapshot: Any
     ) -> None:
-        self._sending = background(lambda: self._client.commit_outside(offsets, snapshot))
+        self._sending = background(lambda: _commit_outside(self._client, offsets, snapshot))
 
     return mock.patch.object(TransactionalProducer, "send_offsets", send_offsets)
+
+
+def _commit_outside(client: Any, offsets: Sequence[TopicPartition], snapshot: Any) -> None:
+    """OffsetCommit, as a plain consumer would send it."""
+
+    def serve() -> None:
+        group = client._broker.group(snapshot.group_id)
+        group.check_commit(*snapshot.member)
+        at = {(o.topic, o.partition): Offset(o.offset, o.metadata) for o in offsets}
+        group.offsets.add(OUTSIDE_PRODUCER, at)
+        group.offsets.mark(OUTSIDE_PRODUCER, True)
+
+    client._connection.call("OffsetCommit", serve, CALL_TIMEOUT_SECONDS)
 
 
 @mutant
@@ -336,7 +357,7 @@ def one_producer_kept_after_a_doubt() -> Patch:
 
 @mutant
 def silent_resends_ignored() -> Patch:
-    return mock.patch.object(LogLines, "emit", lambda self, record: None)
+    return mock.patch.object(LogLines, "emit", nothing)
 
 
 @mutant
@@ -366,7 +387,10 @@ def metadata_without_a_member() -> Patch:
     return mock.patch.object(
         Consumer,
         "snapshot",
-        property(lambda self: self._client.memberless_metadata(), lambda self, _: None),
+        property(
+            lambda self: GroupMetadata(GROUP, "", -1, None),
+            lambda self, _: None,
+        ),
         create=True,
     )
 
@@ -404,11 +428,11 @@ def batch_kept_across_a_revoke() -> Patch:
 
     return together(
         mock.patch.object(Partitions, "replace", keep),
-        mock.patch.object(Partitions, "remove", lambda self, partitions: None),
-        mock.patch.object(Worker, "revoked", lambda self, partitions: None),
+        mock.patch.object(Partitions, "remove", nothing),
+        mock.patch.object(Worker, "revoked", nothing),
         mock.patch.object(Consumer, "_on_assign", assigned),
-        mock.patch.object(Consumer, "_on_revoke", lambda self, client, revoked: None),
-        mock.patch.object(Consumer, "_changed", lambda self: None),
+        mock.patch.object(Consumer, "_on_revoke", nothing),
+        mock.patch.object(Consumer, "_changed", nothing),
     )
 
 
@@ -441,8 +465,5 @@ def topic_id_not_checked() -> Patch:
 
     return together(
         mock.patch.object(Cluster, "topics", as_first_seen),
-        mock.patch.object(Housekeeping, "_check_topics", lambda self, running: None),
+        mock.patch.object(Housekeeping, "_check_topics", nothing),
     )
-
-
-_UNUSED = (batches, producer, KafkaException)

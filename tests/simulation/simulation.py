@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -42,6 +42,7 @@ TRANSACTION_SECONDS = 10.0
 RESTART_SECONDS = 0.3
 IDLE_SECONDS = 0.4
 """How long a worker waits for messages: longer than in earnest, because each turn costs."""
+LOOK_SECONDS = 0.25
 REST_SECONDS = 120.0
 """How long it may take after the last fault until everything is at rest."""
 
@@ -57,6 +58,16 @@ class Observed(Told):
         super().entered(report)
         if report.state == "halted":
             self._halts.append(f"{report.partition}: {report.reason}: {report.detail}")
+
+
+class WatchedBroker(Broker):
+    """Says when a K may have moved."""
+
+    watch: Callable[[], None]
+
+    def mark_group(self, group: str, producer_id: int, commit: bool) -> None:
+        super().mark_group(group, producer_id, commit)
+        self.watch()
 
 
 class Clock:
@@ -103,7 +114,7 @@ class Simulation:
         self.time = Scheduler(seed)
         self.network = Network(self.time)
         self.timeline = Timeline(self.time, trace)
-        self.broker = Broker(self.time)
+        self.broker = WatchedBroker(self.time)
         self.server = Server(self.time, self.network)
         self.broker.create_topic(INPUT, self.plan.partitions)
         self.broker.create_topic(OUTPUT, PARTITIONS_OUT)
@@ -114,6 +125,8 @@ class Simulation:
         taken.close()
         self.places = [Place(number) for number in range(self.plan.slots)]
         self.audit = Audit(self.broker, self.server, self.plan.partitions, GROUP)
+        self.broker.watch = self.audit.sample
+        self.server.standby = self._committed
         self.halts: list[str] = []
         self.bugs: list[str] = []
         self.settings = Settings(
@@ -132,15 +145,16 @@ class Simulation:
         self._left = len(self.plan.arrivals)
         self._calm = False
         self._over = False
+        self._at_rest = False
 
     def run(self) -> Outcome:
         """From the first message to rest, a drain and the audit."""
         with self._own_chance():
             simulated.begin(self.time.pause)
             self._schedule()
-            self.time.run(self._rested, CALM_SECONDS + REST_SECONDS)
+            self.time.run(lambda: self._at_rest, CALM_SECONDS + REST_SECONDS)
             violations = [*self.halts, *self.bugs]
-            if not self._rested():
+            if not self._at_rest:
                 violations.append(f"not at rest: {self.audit.state()}")
             self._over = True
             for place in self.places:
@@ -237,6 +251,7 @@ class Simulation:
     def _calm_down(self) -> None:
         self._calm = True
         self.network.cut.clear()
+        self.time.later(LOOK_SECONDS, self._look)
         self.timeline.add("fault", "no more faults")
 
     def _fate(self, request: Request) -> Fate:
@@ -304,6 +319,10 @@ class Simulation:
         )
         return worker.run(_no_beat)
 
+    def _committed(self) -> None:
+        """Postgres has committed something."""
+        self.audit.sample()
+
     def _at_edge(self, place: Place, process: Process, step: Step, edge: Edge) -> None:
         """A fault that is aimed at this edge befalls the process here."""
         key = step, edge
@@ -323,9 +342,11 @@ class Simulation:
 
     # The end
 
-    def _rested(self) -> bool:
-        """Everything has arrived, everything took effect, and nothing moves any more."""
-        return self._calm and not self._left and self.audit.at_rest()
+    def _look(self) -> None:
+        """Whether everything has arrived and taken effect, and nothing moves any more."""
+        self._at_rest = not self._left and self.audit.at_rest()
+        if not self._at_rest:
+            self.time.later(LOOK_SECONDS, self._look)
 
     def _ended(self) -> bool:
         return all(place.task is None or place.task.done() for place in self.places)

@@ -121,16 +121,18 @@ class Commands:
         return "CREATE TABLE"
 
     def _alter(self, command: Command) -> str:
-        """``ALTER DATABASE name SET setting = value``, for sessions to come."""
+        """``ALTER DATABASE name SET setting = value``, for sessions to come; identities."""
         settings = self._session.server.settings
         words = [token.text for token in command.tokens]
-        if words[1] == "database" and words[3] == "set":
+        if command.has("set", "generated", "by", "default"):
+            self._session.server.reshape(words[2], words[4])
+        elif words[1] == "database" and words[3] == "set":
             settings[words[4]] = words[-1]
         elif words[1] == "database" and words[3] == "reset":
             settings.pop(words[4], None)
         else:
             raise UnknownStatement(str(command))
-        return "ALTER DATABASE"
+        return f"ALTER {words[1].upper()}"
 
     def _do(self, command: Command) -> str:
         """A block that raises an exception, and nothing else."""

@@ -22,8 +22,6 @@ REPLY_SECONDS = 2.0
 """Until a client whose network has broken down learns of it. The server may take longer, so that
 a request that is late can be served after its client has given up.
 """
-NOTICED_SHARE = 0.5
-"""Of the broken connections that the server sees at once; the others end by its time-outs."""
 
 
 class Connection:
@@ -175,7 +173,7 @@ class Connection:
     def _lost(self, name: str) -> psycopg.OperationalError:
         if not self.closed:
             self._break()
-            if self._time.random.random() < NOTICED_SHARE:
+            if self._time.random.random() < self._server.noticed_share:
                 self._hang_up()
         return psycopg.OperationalError(f"{name}: server closed the connection unexpectedly")
 

@@ -74,9 +74,10 @@ class _Parser(ExpressionParser):
             elif self.take("default"):
                 column = replace(column, default=self._default())
             elif self.take("generated"):
+                always = self.at("always")
                 while not self.take("identity"):
                     self.name()
-                column = replace(column, is_identity=True)
+                column = replace(column, is_identity=True, is_always=always)
             else:
                 raise UnknownStatement(f"{self._next.raw!r}")
         self._columns.append(column)

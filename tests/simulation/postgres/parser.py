@@ -42,7 +42,8 @@ def parse(text: str) -> list[Statement]:
     for tokens in split(tokens_of(text)):
         first = tokens[0].text
         if first in COMMANDS:
-            parsed.append(Command(first, tuple(tokens)))
+            words = " ".join(token.text for token in tokens)
+            parsed.append(Command(first, tuple(tokens), f" {words} "))
         elif first in QUERIES:
             parsed.append(_parsed(tokens, text))
         else:
@@ -160,13 +161,15 @@ class Parser(ExpressionParser):
         table = self.qualified()
         alias = self._alias(table)
         columns = self._names_in_parentheses() if self.at("(") else ()
-        if self.take("overriding"):
+        overriding = self.take("overriding")
+        if overriding:
             self.expect("system", "value")
         if self.take("values"):
             insert = Insert(table, alias, columns, self._list(self._values))
         else:
             self.expect("select")
             insert = Insert(table, alias, columns, self.select())
+        insert.is_overriding = overriding
         if self.take("on"):
             insert.conflict = self._conflict()
         insert.returning = self._returning()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -61,6 +61,8 @@ class Server:
         self.is_up = True
         self.standby: Callable[[], str | None] = lambda: None
         """At each commit: the warning that the wait for the standby was cut short, if it was."""
+        self.noticed_share = 0.5
+        """Of the broken connections that the server sees at once; others end by its time-outs."""
         self.failures: list[Exception] = []
         self._locks = Locks()
         self._transactions = self._pids = 0
@@ -74,6 +76,15 @@ class Server:
     def add(self, table: Table) -> None:
         self.tables[table.shape.name] = table
         self.shapes[table.shape.name] = table.shape
+
+    def reshape(self, table: str, column: str) -> None:
+        """An identity column takes values from INSERT from now on."""
+        old = self.tables[table]
+        columns = tuple(
+            replace(each, is_always=False) if each.name == column else each
+            for each in old.shape.columns
+        )
+        self.add(replace(old, shape=replace(old.shape, columns=columns)))
 
     def connect(self, conninfo: str = "", **options: Any) -> Connection:
         """As ``psycopg.connect``, from the running process.
@@ -163,7 +174,7 @@ class Server:
 
     def has_released(self, transaction: Transaction) -> None:
         """It gave locks back: whoever waits for it goes on, in the order in which they came."""
-        if any(session.blocked_by is transaction for session in self.waiting):
+        if self.waiting and any(session.blocked_by is transaction for session in self.waiting):
             self.time.later(0.0, lambda: self._wake(transaction))
 
     def _wake(self, transaction: Transaction) -> None:

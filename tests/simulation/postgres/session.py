@@ -123,7 +123,10 @@ class Session:
         if self.fatal is not None:
             return
         if self.is_explicit:
+            assert self.transaction is not None
             self.is_failed = True
+            self.transaction.abort()
+            self.server.has_released(self.transaction)
         else:
             self.rollback()
 

@@ -136,6 +136,8 @@ class Insert:
     alias: str
     columns: tuple[str, ...]
     source: list[list[Expression]] | Select
+    is_overriding: bool = False
+    """OVERRIDING SYSTEM VALUE."""
     conflict: Conflict | None = None
     returning: list[tuple[Expression, str | None]] = field(default_factory=list)
 
@@ -184,12 +186,12 @@ class Command:
 
     kind: str
     tokens: tuple[Token, ...]
+    padded: str
+    """Its words, with one space around each."""
 
     def has(self, *words: str) -> bool:
         """Whether these words follow each other in it."""
-        texts = [token.text for token in self.tokens]
-        length = len(words)
-        return any(texts[at : at + length] == list(words) for at in range(len(texts)))
+        return f" {' '.join(words)} " in self.padded
 
     def __str__(self) -> str:
         return " ".join(token.raw for token in self.tokens)

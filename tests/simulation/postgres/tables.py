@@ -28,6 +28,8 @@ class Column:
     default: str | None = None
     """As text that the type takes; ``now()`` is the transaction's time."""
     is_identity: bool = False
+    is_always: bool = False
+    """An identity column that takes no value from INSERT, unless it overrides that."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,9 +39,14 @@ class Unique:
     columns: tuple[str, ...]
     is_deferred: bool = False
 
+    @cached_property
+    def whole_key_of(self) -> Callable[[Values], tuple[Any, ...]]:
+        parts = "".join(f"row[{name!r}], " for name in self.columns)
+        return eval(f"lambda row: ({parts})")
+
     def key_of(self, row: Values) -> tuple[Any, ...] | None:
         """None for a row that the constraint does not look at: a part of its key is NULL."""
-        key = tuple([row[name] for name in self.columns])
+        key = self.whole_key_of(row)
         return None if None in key else key
 
 
@@ -63,6 +70,10 @@ class Shape:
         return {column.name: column for column in self.columns}
 
     @cached_property
+    def required(self) -> tuple[str, ...]:
+        return tuple(column.name for column in self.columns if column.required)
+
+    @cached_property
     def tests(self) -> list[tuple[str, Callable[[Values], bool | None]]]:
         """The checks, compiled; a row passes unless one of them is false."""
         from tests.simulation.postgres.expressions import compiled_check
@@ -71,10 +82,10 @@ class Shape:
 
     def check(self, row: Values) -> None:
         """:raises psycopg.IntegrityError: for a NULL or a value that is not allowed."""
-        for column in self.columns:
-            if column.required and row[column.name] is None:
+        for name in self.required:
+            if row[name] is None:
                 raise errors.NotNullViolation(
-                    f'null value in column "{column.name}" of relation "{self.name}" violates'
+                    f'null value in column "{name}" of relation "{self.name}" violates'
                     " not-null constraint"
                 )
         for name, test in self.tests:
@@ -97,10 +108,10 @@ class Table:
     """Of each unique constraint: the place of each committed key."""
 
     def __post_init__(self) -> None:
-        self.indexes = [{} for _ in self.shape.uniques]
-        rows, self.rows = self.rows, {}
-        for place, row in rows.items():
-            self.put(place, row)
+        self.indexes = [
+            {key: place for place, row in self.rows.items() if (key := unique.key_of(row))}
+            for unique in self.shape.uniques
+        ]
 
     def next_identity(self) -> int:
         self.last_identity += 1
@@ -115,20 +126,18 @@ class Table:
         return Table(self.shape, dict(self.rows), self.last_identity, self.last_place)
 
     def put(self, place: int, row: Values | None) -> None:
-        """Commit one row's new version; None deletes it."""
-        old = self.rows.get(place)
-        for unique, index in zip(self.shape.uniques, self.indexes, strict=True):
-            before = None if old is None else unique.key_of(old)
-            after = None if row is None else unique.key_of(row)
-            if before != after:
-                if before is not None and index.get(before) == place:
-                    del index[before]
-                if after is not None:
-                    index[after] = place
+        """Commit a row's new version; None deletes it. Its keys are told by :meth:`index`."""
         if row is None:
             self.rows.pop(place, None)
         else:
             self.rows[place] = row
+
+    def index(self, number: int, key: tuple[Any, ...], place: int | None) -> None:
+        """Commit where a key of a unique constraint is; None when it is free."""
+        if place is None:
+            self.indexes[number].pop(key, None)
+        else:
+            self.indexes[number][key] = place
 
 
 _shapes: WeakKeyDictionary[sqlalchemy.Table, Shape] = WeakKeyDictionary()
@@ -153,7 +162,8 @@ def _column(column: sqlalchemy.Column[Any]) -> Column:
     )
     text = None if generated or default is None else str(getattr(default, "arg", ""))
     required = not column.nullable
-    return Column(column.name, taker(kind), required, text, generated)
+    always = isinstance(default, sqlalchemy.Identity) and bool(default.always)
+    return Column(column.name, taker(kind), required, text, generated, always)
 
 
 def _uniques(table: sqlalchemy.Table) -> Iterable[Unique]:

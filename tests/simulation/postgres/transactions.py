@@ -127,9 +127,8 @@ class Transaction:
             raise Blocked(holder)
         return place
 
-    def put(self, table: Table, place: int, row: Values | None) -> None:
-        """A new version of a row whose lock it holds; None deletes it."""
-        old = self.newest(table, place)
+    def put(self, table: Table, place: int, row: Values | None, old: Values | None) -> None:
+        """A new version of a row whose lock it holds, in place of the old one; None deletes it."""
         for number, unique in enumerate(table.shape.uniques):
             before = None if old is None else unique.key_of(old)
             after = None if row is None else unique.key_of(row)
@@ -141,6 +140,10 @@ class Transaction:
             if after is not None:
                 self._set(keys, after, place)
         self._set(self.changes.setdefault(table, {}), place, row)
+
+    def replace(self, table: Table, row: Values) -> None:
+        """A new version of a row whose lock it holds, with the same keys."""
+        self._set(self.changes.setdefault(table, {}), row[CTID], row)
 
     def _set(self, mapping: dict[Any, Any], key: Any, value: Any) -> None:
         self.undo.append((mapping, key, mapping.get(key, _NOTHING)))
@@ -165,9 +168,12 @@ class Transaction:
 
     def rollback_to(self, name: str) -> None:
         """Takes back changes and gives back locks; the savepoint stays."""
-        at = self._savepoint(name)
-        del self.savepoints[at + 1 :]
-        point = self.savepoints[at]
+        del self.savepoints[self._savepoint(name) + 1 :]
+        self.abort()
+
+    def abort(self) -> None:
+        """An error: what came after the last savepoint is taken back at once, locks and all."""
+        point = self.savepoints[-1] if self.savepoints else _Savepoint("", 0, 0, 0)
         self.undo_to(point.changes)
         del self.deferred[point.deferred :]
         later = list(self.locks)[point.locks :]
@@ -186,6 +192,9 @@ class Transaction:
         for table, changed in self.changes.items():
             for place, row in changed.items():
                 table.put(place, row)
+        for (table, number), keys in self.keys.items():
+            for key, place in keys.items():
+                table.index(number, key, place)
         self.end()
 
     def end(self) -> None:

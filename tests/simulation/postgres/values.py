@@ -22,7 +22,7 @@ Taker = Callable[[Any], Any]
 :raises psycopg.DataError: for one that does not fit (SQLSTATE class 22).
 """
 
-_KIND = re.compile(r"(?P<name>[a-z ]+?)(?:\((?P<numbers>[\d, ]+)\))?(?P<array>(?:\[\])?)$")
+_KIND = re.compile(r"(?P<name>[a-z][a-z0-9 ]*?)(?:\((?P<numbers>[\d, ]+)\))?(?P<array>(?:\[\])?)$")
 _INTEGERS = {"smallint": 16, "integer": 32, "int": 32, "bigint": 64, "int4": 32, "int8": 64}
 _TRUE = frozenset({"t", "true", "on", "yes", "1"})
 _FALSE = frozenset({"f", "false", "off", "no", "0"})
@@ -40,7 +40,10 @@ def taker(kind: str, *, is_cast: bool = False) -> Taker:
         raise UnknownStatement(f"the type {kind}")
     numbers = [int(number) for number in (match["numbers"] or "").split(",") if number]
     take = _scalar(match["name"].strip(), numbers, is_cast)
-    return _array(take) if match["array"] else take
+    name = match["name"].strip()
+    if not match["array"]:
+        return take
+    return _integers(name, take) if name in _INTEGERS else _array(take)
 
 
 def _scalar(name: str, numbers: list[int], is_cast: bool) -> Taker:
@@ -215,3 +218,22 @@ def _array(take: Taker) -> Taker:
         return [None if each == "NULL" else take(each) for each in value[1:-1].split(",") if each]
 
     return take_all
+
+
+def _integers(kind: str, take: Taker) -> Taker:
+    """As the general one, faster."""
+    limit = 1 << (_INTEGERS[kind] - 1)
+    take_all = _array(take)
+
+    def take_integers(value: Any) -> Any:
+        if type(value) is not str or "N" in value or value == "{}":
+            return take_all(value)
+        try:
+            numbers = [int(each) for each in value[1:-1].split(",")]
+        except ValueError:
+            raise _refused(f"{kind}[]", value) from None
+        if max(numbers) >= limit or min(numbers) < -limit:
+            raise errors.NumericValueOutOfRange(f"{kind} out of range")
+        return numbers
+
+    return take_integers

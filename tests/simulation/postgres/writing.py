@@ -8,7 +8,7 @@ from typing import Any
 from psycopg import errors
 
 from tests.simulation.postgres.execution import Execution, Result
-from tests.simulation.postgres.expressions import Joined, Scope
+from tests.simulation.postgres.expressions import Compiled, Joined, Scope
 from tests.simulation.postgres.lexer import UnknownStatement
 from tests.simulation.postgres.selecting import (
     Join,
@@ -27,17 +27,25 @@ from tests.simulation.postgres.syntax import (
     Source,
     Update,
 )
-from tests.simulation.postgres.tables import CTID, Shape, Table, Unique, Values
+from tests.simulation.postgres.tables import CTID, Column, Shape, Table, Unique, Values
 from tests.simulation.postgres.transactions import Transaction
 
 
-def _columns(shape: Shape, names: Sequence[str]) -> list[Any]:
+def _columns(shape: Shape, names: Sequence[str]) -> list[Column]:
     for name in names:
         if name not in shape.by_name:
             raise errors.UndefinedColumn(
                 f'column "{name}" of relation "{shape.name}" does not exist'
             )
     return [shape.by_name[name] for name in names]
+
+
+def _refuse_generated(given: Sequence[Column]) -> None:
+    for column in given:
+        if column.is_always:
+            raise errors.GeneratedAlways(
+                f'cannot insert a non-DEFAULT value into column "{column.name}"'
+            )
 
 
 class _Changing:
@@ -74,23 +82,36 @@ class _Changing:
         return Result(tag, count, self.names, returned if self.names else None)
 
 
+def _changed(
+    shape: Shape, changes: Sequence[tuple[str, Expression]], scope: Scope, at: int
+) -> Compiled:
+    """The row of one of the sources as SET makes it."""
+    columns = _columns(shape, [name for name, _ in changes])
+    sources = [
+        f"{column.name!r}: {scope.constant(column.take)}({scope.source(value)})"
+        for column, (_, value) in zip(columns, changes, strict=True)
+    ]
+    return scope.function(f"{{**e[{at}], {', '.join(sources)}}}")
+
+
 class UpdatePlan(_Changing):
     def __init__(self, update: Update, schema: Schema) -> None:
         super().__init__(update, schema)
-        columns = _columns(self.shape, [name for name, _ in update.changes])
-        self._changes = [
-            (column.name, column.take, self._join.scope.compile(value))
-            for column, (_, value) in zip(columns, update.changes, strict=True)
-        ]
+        self._changed = _changed(self.shape, update.changes, self._join.scope, -1)
+        keys = {name for unique in self.shape.uniques for name in unique.columns}
+        self._moves_keys = not keys.isdisjoint(name for name, _ in update.changes)
 
     def run(self, q: Execution) -> Result:
         returned: list[Any] = []
         count = 0
         for table, e in self._found(q):
             old = e[-1]
-            row = old | {name: take(value(e, q)) for name, take, value in self._changes}
+            row = self._changed(e, q)
             self.shape.check(row)
-            store(q.transaction, table, row, old)
+            if self._moves_keys:
+                store(q.transaction, table, row, old)
+            else:
+                q.transaction.replace(table, row)
             count += 1
             if self.names:
                 returned.append(self.returning.of((*e[:-1], row), q))
@@ -102,7 +123,7 @@ class DeletePlan(_Changing):
         returned: list[Any] = []
         count = 0
         for table, e in self._found(q):
-            q.transaction.put(table, e[-1][CTID], None)
+            q.transaction.put(table, e[-1][CTID], None, e[-1])
             count += 1
             if self.names:
                 returned.append(self.returning.of(e, q))
@@ -115,7 +136,10 @@ class InsertPlan:
     def __init__(self, insert: Insert, schema: Schema) -> None:
         self._name = insert.table
         self.shape = schema.shape(insert.table)
-        self._given = _columns(self.shape, insert.columns or self.shape.names)
+        given = _columns(self.shape, insert.columns or self.shape.names)
+        if not insert.is_overriding:
+            _refuse_generated(given)
+        self._filler = _Filler(self.shape, given)
         if isinstance(insert.source, Select):
             self._rows = SelectPlan(insert.source, schema).run
         else:
@@ -133,7 +157,7 @@ class InsertPlan:
         count = 0
         touched: set[int] = set()
         for values in self._rows(q).rows or []:
-            row = completed(self._given, values, table, q)
+            row = self._filler.row(values, table, q)
             stored = self._put(q, table, row, touched)
             if stored is not None:
                 count += 1
@@ -173,41 +197,48 @@ class CopyPlan:
     def __init__(self, copy: Copy, schema: Schema) -> None:
         self._name = copy.table
         self.shape = schema.shape(copy.table)
-        self._given = _columns(self.shape, copy.columns)
+        self._filler = _Filler(self.shape, _columns(self.shape, copy.columns))
 
     def run(self, q: Execution) -> Result:
         table = q.table(self._name)
         for values in q.parameters:
-            row = completed(self._given, values, table, q)
+            row = self._filler.row(values, table, q)
             store(q.transaction, table, row, None)
         return Result("COPY", len(q.parameters))
 
 
-def completed(given: Sequence[Any], values: Sequence[Any], table: Table, q: Execution) -> Values:
-    """A new row: what is given, then defaults; checked, but for unique keys.
+class _Filler:
+    """Makes rows of the columns that are given; the others get their defaults."""
 
-    :raises psycopg.IntegrityError: see :meth:`Shape.check`.
-    """
-    row: dict[str, Any] = dict.fromkeys(table.shape.names)
-    for column in table.shape.columns:
-        if column.is_identity or column.default is not None:
-            row[column.name] = _UNSET
-    if len(values) > len(given):
-        raise errors.SyntaxError("INSERT has more expressions than target columns")
-    for column, value in zip(given, values, strict=False):
-        row[column.name] = column.take(value)
-    for column in table.shape.columns:
-        if row[column.name] is _UNSET:
+    def __init__(self, shape: Shape, given: Sequence[Column]) -> None:
+        self._shape = shape
+        self._given = [(column.name, column.take) for column in given]
+        names = {column.name for column in given}
+        self._empty = dict.fromkeys(shape.names)
+        self._defaults = [
+            column
+            for column in shape.columns
+            if column.name not in names and (column.is_identity or column.default is not None)
+        ]
+
+    def row(self, values: Sequence[Any], table: Table, q: Execution) -> Values:
+        """Checked, but for its keys.
+
+        :raises psycopg.Error: for values that do not fit, see also :meth:`Shape.check`.
+        """
+        if len(values) > len(self._given):
+            raise errors.SyntaxError("INSERT has more expressions than target columns")
+        row: dict[str, Any] = self._empty.copy()
+        for (name, take), value in zip(self._given, values, strict=False):
+            row[name] = take(value)
+        for column in self._defaults:
             row[column.name] = _default(column, table, q)
-    row[CTID] = table.next_place()
-    table.shape.check(row)
-    return row
+        row[CTID] = table.next_place()
+        self._shape.check(row)
+        return row
 
 
-_UNSET: Any = object()
-
-
-def _default(column: Any, table: Table, q: Execution) -> Any:
+def _default(column: Column, table: Table, q: Execution) -> Any:
     if column.is_identity:
         return table.next_identity()
     return q.now() if column.default == "now()" else column.take(column.default)
@@ -231,7 +262,7 @@ def store(transaction: Transaction, table: Table, row: Values, old: Values | Non
         transaction.lock((table, unique, key))
     if old is None:
         transaction.lock((table, row[CTID]))
-    transaction.put(table, row[CTID], row)
+    transaction.put(table, row[CTID], row, old)
 
 
 def violation(table: Table, unique: Unique, key: tuple[Any, ...]) -> errors.UniqueViolation:
@@ -253,16 +284,12 @@ class _OnConflict:
             raise errors.InvalidColumnReference(
                 "there is no unique or exclusion constraint matching the ON CONFLICT specification"
             )
-        self._changes = None
+        self._changed = None
         if conflict.changes is not None:
             if not conflict.target:
                 raise UnknownStatement("ON CONFLICT DO UPDATE without its columns")
-            columns = _columns(shape, [name for name, _ in conflict.changes])
             scope = _ConflictScope([Joined(alias, shape.names), Joined("excluded", shape.names)])
-            self._changes = [
-                (column.name, column.take, scope.compile(value))
-                for column, (_, value) in zip(columns, conflict.changes, strict=True)
-            ]
+            self._changed = _changed(shape, conflict.changes, scope, 0)
 
     def place(self, transaction: Transaction, table: Table, row: Values) -> int | None:
         """Where the row is that is in the way.
@@ -282,7 +309,7 @@ class _OnConflict:
         self, q: Execution, table: Table, place: int, excluded: Values, touched: set[int]
     ) -> Values | None:
         """The changed row; None when nothing is to be done."""
-        if self._changes is None:
+        if self._changed is None:
             return None
         if place in touched:
             raise errors.CardinalityViolation(
@@ -298,8 +325,7 @@ class _OnConflict:
             raise errors.SerializationFailure("could not serialize access due to concurrent update")
         old = transaction.locked(table, seen)
         assert old is not None, "a row that is deleted has no key"
-        e = (old, excluded)
-        row = dict(old) | {name: take(value(e, q)) for name, take, value in self._changes}
+        row = self._changed((old, excluded), q)
         table.shape.check(row)
         store(transaction, table, row, old)
         touched.add(place)
