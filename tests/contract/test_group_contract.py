@@ -111,8 +111,29 @@ class TestMembers:
         old = slots.start("0")
         new = slots.start("0")
         slots.until(lambda: old.fenced, 30, "the end of the old one")
+        begun = world.now()
+        slots.until(lambda: world.now() > begun + 1, 10, "a moment")
+        assert old.poll()
+        assert old.told == ["assigned", "fenced"], "its partitions are not even called lost"
         assert slots.shared(new)
         assert send(world, old.snapshot, world.partition(), 1) == KafkaError.FENCED_INSTANCE_ID
+
+    def test_an_assignment_and_the_fence_behind_it_come_in_one_call(
+        self, world: World, slots: Slots
+    ) -> None:
+        """Of a process that stood still meanwhile."""
+        config = {"group.instance.id": f"{slots.group}:0"}
+        old = Member(world, slots.group, **config, **SESSION)
+        old.subscribe()
+        begun = world.now()
+        world.wait_until(lambda: world.now() > begun + 2, 10, "its joining unheard")
+        slots.start("0")
+        begun = world.now()
+        slots.until(lambda: world.now() > begun + 1, 10, "its fence unheard")
+        [message] = old.client.consume(1, 5.0)
+        assert message.error().code() == KafkaError._FATAL
+        assert old.told == ["assigned"]
+        old.leave()
 
     def test_partitions_of_who_does_not_come_back_go_to_the_others(
         self, world: World, slots: Slots

@@ -213,6 +213,8 @@ class Member:
         self.assignments = 0
         self.snapshot: Any = None
         self.owned: set[int] = set()
+        self.told: list[str] = []
+        """Callbacks and the event of a fence, in their order."""
         self.fenced = False
         """Told by an event without a topic, as a member is whose instance id another has taken."""
 
@@ -227,13 +229,18 @@ class Member:
 
     def subscribe(self) -> None:
         self.client.subscribe(
-            [self._world.topic], on_assign=self._assigned, on_revoke=self._revoked
+            [self._world.topic],
+            on_assign=self._assigned,
+            on_revoke=self._revoked,
+            on_lost=self._lost,
         )
 
     def poll(self) -> bool:
         message = self.client.poll(0.02)
-        if message is not None and message.error() is not None and message.topic() is None:
-            self.fenced |= message.error().code() in FENCED
+        error = None if message is None or message.topic() is not None else message.error()
+        if error is not None and error.code() in FENCED:
+            self.fenced = True
+            self.told.append("fenced")
         return True
 
     def leave(self) -> None:
@@ -243,11 +250,17 @@ class Member:
         client.assign(partitions)
         client.pause(partitions)
         self.assignments += 1
+        self.told.append("assigned")
         self.owned = {each.partition for each in partitions}
         self.snapshot = client.consumer_group_metadata()
 
     def _revoked(self, client: Any, partitions: list[TopicPartition]) -> None:
         self.owned = set()
+        self.told.append("revoked")
+
+    def _lost(self, client: Any, partitions: list[TopicPartition]) -> None:
+        self.owned = set()
+        self.told.append("lost")
 
 
 def outputs_of(topic: str, *values: bytes | None, first: int = 0) -> OutboxEntry:

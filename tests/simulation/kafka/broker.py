@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from confluent_kafka import KafkaError, Message
 
 from tests.simulation.kafka.errors import Refused, failure
-from tests.simulation.kafka.groups import Group, Phase
+from tests.simulation.kafka.groups import Group
 from tests.simulation.kafka.log import (
     NO_PRODUCER,
     Draft,
@@ -20,6 +20,7 @@ from tests.simulation.kafka.log import (
     Topic,
     TopicNumber,
 )
+from tests.simulation.kafka.members import Phase
 from tests.simulation.kafka.offsets import Offset
 from tests.simulation.kafka.transactions import Coordinator, Pace
 from tests.simulation.scheduler import Time
@@ -45,6 +46,8 @@ class Broker:
         self.restarts = 0
         self.hang_chance = 0.0
         """Of a send_offsets_to_transaction that met a restart never to return."""
+        self.failures: list[Exception] = []
+        """Bugs of the fakes themselves, in tasks whose result nobody takes."""
         self._outside_producers = 0
 
     # What requests need
@@ -196,8 +199,7 @@ class Broker:
 
     def expire_offsets(self, group: str, topic: str | None = None) -> None:
         """The group's offsets (of one topic) are gone."""
-        for name in list(self.topics) if topic is None else [topic]:
-            self.group(group).offsets.forget_topic(name)
+        self.group(group).offsets.expire(topic)
 
     def reset_offsets(
         self, group: str, offsets: Mapping[TopicNumber, int], metadata: str = ""

@@ -7,11 +7,12 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from tests.simulation.kafka.broker import SERVER, Broker
+from tests.simulation.kafka.errors import Refused
 from tests.simulation.network import Network, RequestLost, RequestTimedOut
 
 T = TypeVar("T")
 SOCKET_TIMEOUT_SECONDS = 60.0
-RECONNECT_SECONDS = 0.05, 0.2
+RECONNECT_SECONDS = 0.05, 0.3
 
 
 class Connection:
@@ -44,10 +45,13 @@ class Connection:
         broker, breaks = self.broker, self._breaks + self.broker.restarts
         limit = min(timeout_seconds, self._socket_timeout_seconds)
 
-        def served() -> T:
+        def served() -> T | Refused:
             if not broker.up:
                 raise RequestLost(name)
-            return serve()
+            try:
+                return serve()
+            except Refused as refusal:
+                return refusal  # an answer like others: it may be lost, too
 
         try:
             answer = self._network.call(SERVER, name, served, limit)
@@ -61,7 +65,21 @@ class Connection:
             raise
         if self._breaks + broker.restarts != breaks:
             raise RequestLost(name)
+        if isinstance(answer, Refused):
+            raise answer
         return answer
+
+    def spawn(self, call: Callable[[], None], after: float = 0.0) -> None:
+        """A task of the client, in the process that runs now; its bugs are kept for the harness."""
+
+        def guarded() -> None:
+            try:
+                call()
+            except Exception as error:
+                self.broker.failures.append(error)
+                raise
+
+        self.time.spawn(self.time.process, guarded, after)
 
     def reconnect(self) -> None:
         """Wait as long as a new connection takes."""

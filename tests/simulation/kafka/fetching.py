@@ -113,7 +113,7 @@ class Fetcher:
         self._seen = -1
         if not self._running and self._flows:
             self._running = True
-            self._time.spawn(self._time.process, self._run)
+            self._connection.spawn(self._run)
 
     def _run(self) -> None:
         while not self.closed:

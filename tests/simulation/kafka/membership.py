@@ -12,8 +12,8 @@ from confluent_kafka import KafkaError, Message
 
 from tests.simulation.kafka.connection import Connection
 from tests.simulation.kafka.errors import Refused
-from tests.simulation.kafka.groups import Joined, Joining, Ticket
 from tests.simulation.kafka.log import TopicNumber
+from tests.simulation.kafka.members import Joined, Joining, Ticket
 from tests.simulation.network import RequestLost, RequestTimedOut
 
 RETRY_SECONDS = 0.1
@@ -78,7 +78,7 @@ class Membership:
         self.generation = -1
         self.polled_at = self._time.now()
         self.closed = False
-        self._time.spawn(self._time.process, self._run)
+        connection.spawn(self._run)
 
     def metadata(self) -> GroupMetadata:
         return GroupMetadata(self.group_id, self.member_id, self.generation, self.instance)
@@ -111,9 +111,8 @@ class Membership:
                     self._queue.append(Callback("assign", assigned))
                     self._give_back(lost=self._beat())
         except Fatal as fatal:
-            self._give_back(lost=True)
             error = KafkaError(KafkaError._FATAL, f"Fatal consumer error: {fatal}")
-            self._queue.append(Message(error=error))
+            self._queue.append(Message(error=error))  # and nothing else, ever
 
     def _join(self) -> list[TopicNumber] | None:
         """Join and sync: the assignment, or None to try again."""

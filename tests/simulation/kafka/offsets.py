@@ -53,5 +53,13 @@ class Offsets:
     def forget_topic(self, topic: str) -> None:
         """The topic was deleted."""
         for offsets in (self.committed, *self._pending.values()):
-            for partition in [each for each in offsets if each[0] == topic]:
-                del offsets[partition]
+            _drop(offsets, topic)
+
+    def expire(self, topic: str | None = None) -> None:
+        """Committed offsets (of one topic) are gone; those of open transactions are not."""
+        _drop(self.committed, topic)
+
+
+def _drop(offsets: dict[TopicNumber, Offset], topic: str | None) -> None:
+    for partition in [each for each in offsets if topic in (None, each[0])]:
+        del offsets[partition]

@@ -56,7 +56,6 @@ class Producer:
         self._timeout_seconds = int(config.get("transaction.timeout.ms", 60_000)) / 1_000
         self._retry_seconds = int(config.get("retry.backoff.ms", 100)) / 1_000
         self._on_delivery: Callable[[Any, Any], None] | None = config.get("on_delivery")
-        self._on_error: Callable[[Any], None] | None = config.get("error_cb")
         self._broker = broker
         self._time = network.time
         self._connection = Connection(
@@ -102,7 +101,8 @@ class Producer:
         timestamp: int = 0,
         headers: Sequence[tuple[str, bytes]] = (),
     ) -> None:
-        self._alive()
+        if self._fatal is not None:
+            raise failure(KafkaError._FATAL, "Unable to produce message")
         if self._state is not State.OPEN:
             raise failure(KafkaError._STATE, "no transaction is open")
         stamp = timestamp or round(self._time.now() * 1_000)
@@ -116,6 +116,7 @@ class Producer:
         }
         broker, deadline, restarts = self._broker, self._deadline(timeout), self._broker.restarts
         with self._call("send_offsets_to_transaction", State.OPEN):
+            self._sound()
             me, group = self._the_identity, group_metadata.group_id
             self._request(
                 "AddOffsetsToTxn",
@@ -137,8 +138,7 @@ class Producer:
     def commit_transaction(self, timeout: float = -1) -> None:
         deadline = self._deadline(timeout)
         with self._call("commit_transaction", State.OPEN, State.ENDING):
-            if self._abortable is not None:
-                raise KafkaException(self._abortable)
+            self._sound()
             self._flush(deadline)
             if self._the_sender.failed:
                 raise self._to_abort(
@@ -158,14 +158,17 @@ class Producer:
             self._sender.purge()
 
     def poll(self, timeout: float = 0) -> int:
-        """Serve delivery reports, log lines and errors."""
+        """Serve delivery reports and log lines.
+
+        :raises KafkaException: a fatal error, once.
+        """
         if timeout > 0:
             self._time.pause(timeout)
         self._connection.tell()
         reports = self._take_reports()
         error, self._unreported = self._unreported, None
-        if error is not None and self._on_error is not None:
-            self._on_error(error)
+        if error is not None:
+            raise KafkaException(error)
         return reports
 
     def flush(self, timeout: float = -1) -> int:
@@ -258,13 +261,18 @@ class Producer:
     def _die(self, code: int, reason: str) -> None:
         if self._fatal is None:
             self._fatal = KafkaError(code, reason, True, False, False)
-            self._unreported = KafkaError(KafkaError._FATAL, reason)
+            self._unreported = self._fatal
             if self._sender is not None:
                 self._sender.stop()
 
     def _alive(self) -> None:
         if self._fatal is not None:
             raise KafkaException(self._fatal)
+
+    def _sound(self) -> None:
+        """:raises KafkaException: when the transaction can only be aborted."""
+        if self._abortable is not None:
+            raise KafkaException(self._abortable)
 
     def _deadline(self, timeout: float) -> float:
         return FOREVER if timeout < 0 else self._time.now() + timeout

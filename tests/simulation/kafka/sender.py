@@ -79,7 +79,7 @@ class Sender:
         self._queue.append(Outgoing(topic, partition, draft))
         if not self._working:
             self._working = True
-            self._time.spawn(self._time.process, self._work, LINGER_SECONDS)
+            self._connection.spawn(self._work, LINGER_SECONDS)
 
     def purge(self) -> None:
         """Drop what was not sent."""
