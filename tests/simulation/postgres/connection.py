@@ -72,9 +72,13 @@ class Connection:
         )
 
     @property
+    def is_pipelined(self) -> bool:
+        return self._queue is not None
+
+    @property
     def pgconn(self) -> Any:
-        is_on = self._queue is not None
-        return SimpleNamespace(pipeline_status=PipelineStatus.ON if is_on else PipelineStatus.OFF)
+        status = PipelineStatus.ON if self.is_pipelined else PipelineStatus.OFF
+        return SimpleNamespace(pipeline_status=status)
 
     def add_notice_handler(self, handler: Callable[[Any], None]) -> None:
         self._handlers.append(handler)
