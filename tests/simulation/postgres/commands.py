@@ -10,8 +10,8 @@ from psycopg import errors
 from tests.simulation.postgres.definitions import table_shape
 from tests.simulation.postgres.execution import Result
 from tests.simulation.postgres.lexer import UnknownStatement
+from tests.simulation.postgres.storing import violation
 from tests.simulation.postgres.tables import Table
-from tests.simulation.postgres.writing import violation
 
 if TYPE_CHECKING:
     from tests.simulation.postgres.session import Session

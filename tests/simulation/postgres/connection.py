@@ -51,9 +51,14 @@ class Connection:
         self._queue: list[Cursor] | None = None
         self._process = self._time.process
         admitted: list[Session] = []
-        self._call(
-            "CONNECT", lambda: admitted.append(server.admit(application_name)), connect_timeout
-        )
+        try:
+            self._call(
+                "CONNECT", lambda: admitted.append(server.admit(application_name)), connect_timeout
+            )
+        except psycopg.OperationalError:
+            for session in admitted:
+                session.hang_up()
+            raise
         [self._session] = admitted
         self.closed = False
         self._status = TransactionStatus.IDLE
@@ -67,9 +72,13 @@ class Connection:
         )
 
     @property
+    def is_pipelined(self) -> bool:
+        return self._queue is not None
+
+    @property
     def pgconn(self) -> Any:
-        is_on = self._queue is not None
-        return SimpleNamespace(pipeline_status=PipelineStatus.ON if is_on else PipelineStatus.OFF)
+        status = PipelineStatus.ON if self.is_pipelined else PipelineStatus.OFF
+        return SimpleNamespace(pipeline_status=status)
 
     def add_notice_handler(self, handler: Callable[[Any], None]) -> None:
         self._handlers.append(handler)
@@ -139,12 +148,12 @@ class Connection:
             count = len(cursor.statements)
             cursor.answered(left[:count])
             del left[:count]
-        self._status = self._session.status
+        self._status = request.status
         for text in self._session.take_notices():
             diagnostic = SimpleNamespace(severity_nonlocalized="WARNING", message_primary=text)
             for handler in self._handlers:
                 handler(diagnostic)
-        if not self._session.is_alive:
+        if request.status is TransactionStatus.UNKNOWN:
             self._break()
         if request.error is not None:
             raise request.error

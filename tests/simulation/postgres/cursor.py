@@ -53,8 +53,7 @@ class Cursor:
         pass
 
     def execute(self, query: Any, params: Any = None, *, prepare: bool | None = None) -> Cursor:
-        pipelined = self._connection.pgconn.pipeline_status.name == "ON"
-        extended = params is not None or bool(prepare) or pipelined
+        extended = params is not None or bool(prepare) or self._connection.is_pipelined
         parsed = _parsed(_text(query), extended)
         values = () if params is None else _adapted(params)
         self._submit([(each, values) for each in parsed])

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Protocol
 
+from tests.simulation.postgres.changing import DeletePlan, UpdatePlan
 from tests.simulation.postgres.execution import Execution, Result
+from tests.simulation.postgres.inserting import CopyPlan, InsertPlan
 from tests.simulation.postgres.lexer import UnknownStatement
 from tests.simulation.postgres.parser import parse
 from tests.simulation.postgres.selecting import Schema, SelectPlan
@@ -22,7 +24,6 @@ from tests.simulation.postgres.syntax import (
     With,
 )
 from tests.simulation.postgres.tables import Shape
-from tests.simulation.postgres.writing import CopyPlan, DeletePlan, InsertPlan, UpdatePlan
 
 
 class Plan(Protocol):

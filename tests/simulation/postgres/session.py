@@ -34,6 +34,12 @@ class Request:
     results: list[Result] = field(default_factory=list)
     error: Exception | None = None
     is_done: bool = False
+    status: TransactionStatus = TransactionStatus.UNKNOWN
+    """The session's, when it answered."""
+
+    def answer(self, status: TransactionStatus, error: Exception | None = None) -> None:
+        """UNKNOWN tells that the session has ended."""
+        self.status, self.error, self.is_done = status, error or self.error, True
 
 
 class Session:
@@ -65,10 +71,6 @@ class Session:
         self._commands = Commands(self)
 
     @property
-    def is_alive(self) -> bool:
-        return self.fatal is None
-
-    @property
     def status(self) -> TransactionStatus:
         if self.fatal is not None:
             return TransactionStatus.UNKNOWN
@@ -79,7 +81,7 @@ class Session:
     def receive(self, request: Request) -> None:
         """Begin to run it; it is done at once unless a lock is in the way."""
         if self.fatal is not None:
-            request.error, request.is_done = self.fatal, True
+            request.answer(TransactionStatus.UNKNOWN, self.fatal)
             return
         assert self._request is None, "a client sends nothing before it has its answer"
         self.is_copying = False
@@ -131,7 +133,7 @@ class Session:
             self.rollback()
 
     def _answered(self, request: Request) -> None:
-        request.is_done = True
+        request.answer(self.status)
         self._request = None
         if self._is_orphan:
             self.end(errors.ConnectionFailure("the client is gone"))
@@ -291,4 +293,4 @@ class Session:
         self.rollback()
         request, self._request = self._request, None
         if request is not None:
-            request.error, request.is_done = why, True
+            request.answer(TransactionStatus.UNKNOWN, why)

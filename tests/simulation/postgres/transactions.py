@@ -114,7 +114,7 @@ class Transaction:
     def place_of(self, table: Table, number: int, key: Key) -> int | None:
         """Where a key is for a unique constraint: committed, or its own.
 
-        :raises Blocked: by a transaction that is about to delete it or to insert it.
+        :raises Blocked: by a transaction that has changed the row, even if not its key.
         """
         own = self.keys.get((table, number))
         if own and key in own:
@@ -123,7 +123,7 @@ class Transaction:
         if place is None:
             return None
         holder = self.locks_of_all.holder((table, place))
-        if holder is not None and holder is not self and _leaves(holder, table, place, number, key):
+        if holder is not None and holder is not self and place in holder.changes.get(table, ()):
             raise Blocked(holder)
         return place
 
@@ -200,9 +200,3 @@ class Transaction:
     def end(self) -> None:
         self.locks_of_all.release(self.locks)
         self.locks.clear()
-
-
-def _leaves(holder: Transaction, table: Table, place: int, number: int, key: Key) -> bool:
-    """Whether a row will not have its key any more when its locker commits."""
-    row = holder.newest(table, place)
-    return row is None or table.shape.uniques[number].key_of(row) != key

@@ -1,4 +1,4 @@
-"""INSERT, UPDATE, DELETE and COPY: rows are locked, checked and laid over the committed ones."""
+"""INSERT with what ON CONFLICT says, and COPY."""
 
 from __future__ import annotations
 
@@ -8,126 +8,18 @@ from typing import Any
 from psycopg import errors
 
 from tests.simulation.postgres.execution import Execution, Result
-from tests.simulation.postgres.expressions import Compiled, Joined, Scope
+from tests.simulation.postgres.expressions import Joined, Scope
 from tests.simulation.postgres.lexer import UnknownStatement
 from tests.simulation.postgres.selecting import (
-    Join,
     Projection,
     Schema,
     SelectPlan,
     compile_subquery,
 )
-from tests.simulation.postgres.syntax import (
-    Conflict,
-    Copy,
-    Delete,
-    Expression,
-    Insert,
-    Select,
-    Source,
-    Update,
-)
-from tests.simulation.postgres.tables import CTID, Column, Shape, Table, Unique, Values
+from tests.simulation.postgres.storing import changed, columns_of, store
+from tests.simulation.postgres.syntax import Conflict, Copy, Expression, Insert, Select
+from tests.simulation.postgres.tables import CTID, Column, Shape, Table, Values
 from tests.simulation.postgres.transactions import Transaction
-
-
-def _columns(shape: Shape, names: Sequence[str]) -> list[Column]:
-    for name in names:
-        if name not in shape.by_name:
-            raise errors.UndefinedColumn(
-                f'column "{name}" of relation "{shape.name}" does not exist'
-            )
-    return [shape.by_name[name] for name in names]
-
-
-def _refuse_generated(given: Sequence[Column]) -> None:
-    for column in given:
-        if column.is_always:
-            raise errors.GeneratedAlways(
-                f'cannot insert a non-DEFAULT value into column "{column.name}"'
-            )
-
-
-class _Changing:
-    """What UPDATE and DELETE share: each row that the join finds, locked, in its newest version."""
-
-    def __init__(self, statement: Update | Delete, schema: Schema) -> None:
-        self._name = statement.table
-        self.shape = schema.shape(statement.table)
-        target = Source(statement.table, statement.alias)
-        self._join = Join(schema, [*statement.sources, target], statement.conditions)
-        # RETURNING * would give the columns of all sources; the target's come first in Postgres.
-        self.returning = Projection(statement.returning, self._join.scope)
-        self.names = self.returning.names
-
-    def _found(self, q: Execution) -> Any:
-        """Each environment once for each row to be changed, which comes last in it."""
-        table, test, transaction = q.table(self._name), self._join.test, q.transaction
-        done = set()
-        for e in self._join.environments(q):
-            seen = e[-1]
-            if seen[CTID] in done:
-                continue
-            newest = transaction.locked(table, seen)
-            if newest is None:
-                continue
-            if newest is not seen:
-                e = (*e[:-1], newest)
-                if test is not None and not test(e, q):
-                    continue
-            done.add(seen[CTID])
-            yield table, e
-
-    def _result(self, tag: str, count: int, returned: list[Any]) -> Result:
-        return Result(tag, count, self.names, returned if self.names else None)
-
-
-def _changed(
-    shape: Shape, changes: Sequence[tuple[str, Expression]], scope: Scope, at: int
-) -> Compiled:
-    """The row of one of the sources as SET makes it."""
-    columns = _columns(shape, [name for name, _ in changes])
-    sources = [
-        f"{column.name!r}: {scope.constant(column.take)}({scope.source(value)})"
-        for column, (_, value) in zip(columns, changes, strict=True)
-    ]
-    return scope.function(f"{{**e[{at}], {', '.join(sources)}}}")
-
-
-class UpdatePlan(_Changing):
-    def __init__(self, update: Update, schema: Schema) -> None:
-        super().__init__(update, schema)
-        self._changed = _changed(self.shape, update.changes, self._join.scope, -1)
-        keys = {name for unique in self.shape.uniques for name in unique.columns}
-        self._moves_keys = not keys.isdisjoint(name for name, _ in update.changes)
-
-    def run(self, q: Execution) -> Result:
-        returned: list[Any] = []
-        count = 0
-        for table, e in self._found(q):
-            old = e[-1]
-            row = self._changed(e, q)
-            self.shape.check(row)
-            if self._moves_keys:
-                store(q.transaction, table, row, old)
-            else:
-                q.transaction.replace(table, row)
-            count += 1
-            if self.names:
-                returned.append(self.returning.of((*e[:-1], row), q))
-        return self._result("UPDATE", count, returned)
-
-
-class DeletePlan(_Changing):
-    def run(self, q: Execution) -> Result:
-        returned: list[Any] = []
-        count = 0
-        for table, e in self._found(q):
-            q.transaction.put(table, e[-1][CTID], None, e[-1])
-            count += 1
-            if self.names:
-                returned.append(self.returning.of(e, q))
-        return self._result("DELETE", count, returned)
 
 
 class InsertPlan:
@@ -136,7 +28,7 @@ class InsertPlan:
     def __init__(self, insert: Insert, schema: Schema) -> None:
         self._name = insert.table
         self.shape = schema.shape(insert.table)
-        given = _columns(self.shape, insert.columns or self.shape.names)
+        given = columns_of(self.shape, insert.columns or self.shape.names)
         if not insert.is_overriding:
             _refuse_generated(given)
         self._filler = _Filler(self.shape, given)
@@ -197,7 +89,7 @@ class CopyPlan:
     def __init__(self, copy: Copy, schema: Schema) -> None:
         self._name = copy.table
         self.shape = schema.shape(copy.table)
-        self._filler = _Filler(self.shape, _columns(self.shape, copy.columns))
+        self._filler = _Filler(self.shape, columns_of(self.shape, copy.columns))
 
     def run(self, q: Execution) -> Result:
         table = q.table(self._name)
@@ -205,6 +97,14 @@ class CopyPlan:
             row = self._filler.row(values, table, q)
             store(q.transaction, table, row, None)
         return Result("COPY", len(q.parameters))
+
+
+def _refuse_generated(given: Sequence[Column]) -> None:
+    for column in given:
+        if column.is_always:
+            raise errors.GeneratedAlways(
+                f'cannot insert a non-DEFAULT value into column "{column.name}"'
+            )
 
 
 class _Filler:
@@ -244,34 +144,6 @@ def _default(column: Column, table: Table, q: Execution) -> Any:
     return q.now() if column.default == "now()" else column.take(column.default)
 
 
-def store(transaction: Transaction, table: Table, row: Values, old: Values | None) -> None:
-    """A row's new version, or a new row, once each of its keys is known to be free.
-
-    :raises Blocked: while another transaction inserts or deletes such a key.
-    :raises psycopg.errors.UniqueViolation: when there is such a row.
-    """
-    for number, unique in enumerate(table.shape.uniques):
-        key = unique.key_of(row)
-        if key is None or (old is not None and unique.key_of(old) == key):
-            continue
-        if unique.is_deferred:
-            transaction.deferred.append((table, unique, row[CTID]))
-            continue
-        if transaction.place_of(table, number, key) is not None:
-            raise violation(table, unique, key)
-        transaction.lock((table, unique, key))
-    if old is None:
-        transaction.lock((table, row[CTID]))
-    transaction.put(table, row[CTID], row, old)
-
-
-def violation(table: Table, unique: Unique, key: tuple[Any, ...]) -> errors.UniqueViolation:
-    return errors.UniqueViolation(
-        f"duplicate key value violates unique constraint of {table.shape.name}"
-        f" ({', '.join(unique.columns)})=({', '.join(map(str, key))})"
-    )
-
-
 class _OnConflict:
     def __init__(self, conflict: Conflict, alias: str, shape: Shape) -> None:
         self._arbiters = [
@@ -289,7 +161,7 @@ class _OnConflict:
             if not conflict.target:
                 raise UnknownStatement("ON CONFLICT DO UPDATE without its columns")
             scope = _ConflictScope([Joined(alias, shape.names), Joined("excluded", shape.names)])
-            self._changed = _changed(shape, conflict.changes, scope, 0)
+            self._changed = changed(shape, conflict.changes, scope, 0)
 
     def place(self, transaction: Transaction, table: Table, row: Values) -> int | None:
         """Where the row is that is in the way.
