@@ -14,7 +14,15 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -102,6 +110,15 @@ class Kafka(_Section):
     client: Properties = {}
     consumer: Properties = {}
     producer: Properties = {}
+
+    @model_validator(mode="after")
+    def _poll_outlasts_session(self) -> Kafka:
+        if self.max_poll_interval_seconds < self.session_timeout_seconds:
+            raise ValueError(
+                "max_poll_interval_seconds must not be below session_timeout_seconds "
+                f"({self.session_timeout_seconds:g})"
+            )
+        return self
 
 
 class Database(_Section):

@@ -153,7 +153,15 @@ def assemble(
         clock.now,
     )
     isolation = Isolation(handling, steps)
-    batches = Batches(partitions, handling, isolation, store, publisher, clock)
+    batches = Batches(
+        partitions,
+        handling,
+        isolation,
+        store,
+        publisher,
+        clock,
+        settings.database.idle_in_transaction_timeout_seconds,
+    )
     incarnation = token_hex(8)
     target = pipeline.reference or f"--group {slot.group_id}"
     worker = Worker(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from processor.engine.batch import Handled, Slice, Source
 from processor.engine.clock import Clock
-from processor.engine.failures import Doubt, Restart
+from processor.engine.failures import DatabaseDoubt, Doubt, Restart, SessionExpired
 from processor.engine.handling import Handling
 from processor.engine.housekeeping import offset_of, row_of, sent
 from processor.engine.isolation import Isolation
@@ -63,13 +63,16 @@ class Batches:
         store: Store,
         publisher: Publisher,
         clock: Clock,
+        idle_seconds: float,
     ) -> None:
+        """:param idle_seconds: after how long Postgres ends a session that does nothing."""
         self._partitions = partitions
         self._handling = handling
         self._isolation = isolation
         self._store = store
         self._publisher = publisher
         self._clock = clock
+        self._idle_seconds = idle_seconds
         self._snapshot: object = None
         self._cautious = 0
         """Batches until outputs are sent before the writes are flushed again."""
@@ -81,11 +84,15 @@ class Batches:
         :raises Doubt: nothing is open any more, and what stands is for recovery to find out.
         """
         self._snapshot = snapshot
+        began = self._clock.now()
         try:
             handled, effects = self._handle(slices)
             self._take_effect(effects)
-        except Doubt:
+        except Doubt as doubt:
             self._undo()
+            took = self._clock.now() - began
+            if isinstance(doubt, DatabaseDoubt) and took > self._idle_seconds:
+                raise SessionExpired(f"{doubt}, after {took:.1f} s in one batch") from doubt
             raise
         return handled
 
@@ -187,4 +194,4 @@ class Batches:
         elif owned.empty_from is None:
             owned.empty_from = handled.first
         owned.next_offset = handled.next
-        owned.doubts = 0
+        owned.doubts = owned.expired = 0

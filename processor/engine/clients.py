@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
-from confluent_kafka import Consumer, Producer
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
 from confluent_kafka.admin import AdminClient
 
+from processor.errors import ConfigurationError
 from processor.settings import Kafka
 
 CALL_TIMEOUT_SECONDS = 8.0
@@ -129,10 +131,9 @@ class KafkaClients:
         return "cooperative" in str(properties["partition.assignment.strategy"])
 
     def consumer(self, on_error: Callable[[Any], None]) -> Any:
-        return Consumer(
-            consumer_properties(self._kafka, self._group_id, self._slot) | {"error_cb": on_error},
-            logger=self._quiet,
-        )
+        properties = consumer_properties(self._kafka, self._group_id, self._slot)
+        with _refusing():
+            return Consumer(properties | {"error_cb": on_error}, logger=self._quiet)
 
     def producer(
         self,
@@ -145,13 +146,26 @@ class KafkaClients:
         properties = producer_properties(
             self._kafka, transactional_id, transaction_timeout_seconds, self.batch_bytes
         )
-        return Producer(
-            properties | {"on_delivery": on_delivery, "error_cb": on_error}, logger=logger
-        )
+        with _refusing():
+            return Producer(
+                properties | {"on_delivery": on_delivery, "error_cb": on_error}, logger=logger
+            )
 
     def admin(self, logger: logging.Logger) -> Any:
         properties = common_properties(self._kafka, self._slot) | CONNECTION_LINES
-        return AdminClient(properties, logger=logger)
+        with _refusing():
+            return AdminClient(properties, logger=logger)
+
+
+@contextmanager
+def _refusing() -> Iterator[None]:
+    """:raises ConfigurationError: for properties that librdkafka does not take."""
+    try:
+        yield
+    except KafkaException as error:
+        if error.args[0].code() != KafkaError._INVALID_ARG:
+            raise
+        raise ConfigurationError(f"Kafka client: {error.args[0].str()}") from None
 
 
 def common_properties(kafka: Kafka, client_id: str) -> dict[str, Any]:

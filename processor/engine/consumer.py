@@ -105,6 +105,7 @@ class Consumer:
             if messages and not self._left and self._room() > 1:
                 messages += self._client.consume(self._room() - 1, 0)
         if self.assignment != before:
+            self._heed(messages)
             return Fetched()  # dropped: recovery seeks every partition that is still owned
         left, self._left = self._left, []
         return joined(left, self._sort(messages))
@@ -229,10 +230,16 @@ class Consumer:
             flow.end = None
         fetched.slices.append(found)
 
+    def _heed(self, messages: list[Any]) -> None:
+        """What the client says of itself it says once, also behind an assignment."""
+        for message in messages:
+            if message.error() is not None and _of_no_partition(message):
+                self._error(message.error())
+
     def _event(self, message: Any, fetched: Fetched) -> None:
         error: KafkaError = message.error()
         code = error.code()
-        if message.topic() is None or message.partition() is None or message.partition() < 0:
+        if _of_no_partition(message):
             self._error(error)
             return
         partition = Partition(message.topic(), message.partition())
@@ -299,6 +306,10 @@ class Consumer:
         self._flows.clear()
         if flowing:
             self._client.pause(flowing)
+
+
+def _of_no_partition(message: Any) -> bool:
+    return message.topic() is None or message.partition() is None or message.partition() < 0
 
 
 def joined(left: list[Slice], fetched: Fetched) -> Fetched:

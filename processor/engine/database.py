@@ -25,6 +25,10 @@ from processor.engine.steps import Step, Steps
 from processor.settings import Database as DatabaseSettings
 
 STRONGER_THAN_ON = ("remote_apply",)
+KEEPALIVES_IDLE_SECONDS = 5
+KEEPALIVES_INTERVAL_SECONDS = 2
+KEEPALIVES = 3
+"""Either side gives a connection up that was silent for 5 + 2 * 3 s and whose other end is gone."""
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 Cursor = psycopg.Cursor[tuple[Any, ...]]
@@ -38,6 +42,15 @@ def application_name(group_id: str, slot: str) -> str:
 def application_prefix(group_id: str) -> str:
     digest = hashlib.sha256(group_id.encode()).hexdigest()[:10]
     return f"processor:{digest}:"
+
+
+_FIRST = """
+SELECT current_setting('synchronous_commit'), system_identifier,
+    set_config('tcp_keepalives_idle', %s, false),
+    set_config('tcp_keepalives_interval', %s, false),
+    set_config('tcp_keepalives_count', %s, false)
+FROM pg_control_system()
+"""
 
 
 class Database:
@@ -69,7 +82,7 @@ class Database:
         :raises psycopg.OperationalError: when Postgres is away.
         """
         if self._connection is None or self._connection.closed:
-            with self._steps.step(Step.CONNECT):
+            with self._steps.step(Step.CONNECT, 3 * self._settings.connect_timeout_seconds):
                 self._connection = self._connect()
         return self._connection
 
@@ -179,15 +192,18 @@ class Database:
             application_name=self._name,
             connect_timeout=int(self._settings.connect_timeout_seconds),
             target_session_attrs="read-write",
-            keepalives_idle=5,
-            keepalives_interval=2,
-            keepalives_count=3,
+            keepalives_idle=KEEPALIVES_IDLE_SECONDS,
+            keepalives_interval=KEEPALIVES_INTERVAL_SECONDS,
+            keepalives_count=KEEPALIVES,
             tcp_user_timeout=15_000,
         )
         connection.add_notice_handler(self._noticed)
+        # The server asks as well: a session in COPY whose client is gone without a word holds its
+        # locks, and no time-out of Postgres ends it.
         row = connection.execute(
-            "SELECT current_setting('synchronous_commit'), system_identifier"
-            " FROM pg_control_system()"
+            _FIRST,
+            [str(n) for n in (KEEPALIVES_IDLE_SECONDS, KEEPALIVES_INTERVAL_SECONDS, KEEPALIVES)],
+            prepare=False,
         ).fetchone()
         assert row is not None
         self._limits = self._limited(row[0] if row[0] in STRONGER_THAN_ON else "on")

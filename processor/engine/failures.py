@@ -21,6 +21,13 @@ class DatabaseDoubt(Doubt):
     """The connection to Postgres was lost, or a framework statement failed."""
 
 
+class SessionExpired(DatabaseDoubt):
+    """The session was lost in a batch that ran for longer than Postgres lets one stand idle.
+
+    Either the process was stopped, or a handler worked on for too long after a statement.
+    """
+
+
 class PublishDoubt(Doubt):
     """A call of the Kafka transaction failed, timed out or was re-sent in silence."""
 

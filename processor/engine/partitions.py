@@ -69,6 +69,8 @@ class Owned:
     """When recovery or the next try is due (monotonic seconds)."""
     doubts: int = 0
     """Doubts since the last batch that succeeded; recovery backs off by it."""
+    expired: int = 0
+    """How often in a row Postgres ended the session in the middle of a batch of it."""
     waiting_since: float = 0.0
     """Since when recovery has been asking in vain (monotonic seconds)."""
     suspected: HaltAt | None = None

@@ -15,7 +15,7 @@ TICK_SECONDS = 0.25
 
 def end_process(step: str) -> None:
     """Leave at once, without clean-up: whatever hangs would hang that too."""
-    sys.stderr.write(f"processor: {step!r} hangs; this worker ends and is started again\n")
+    sys.stderr.write(f"processor: '{step}' hangs; this worker ends and is started again\n")
     sys.stderr.flush()
     os._exit(Exit.STUCK)
 

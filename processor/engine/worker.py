@@ -10,7 +10,7 @@ from processor.engine.batch import Handled, Partition, Slice, Stop
 from processor.engine.batches import Batches
 from processor.engine.clock import Clock
 from processor.engine.consumer import Consumer, Fetched
-from processor.engine.failures import Doubt, MemberFenced, PublishDoubt
+from processor.engine.failures import Doubt, MemberFenced, PublishDoubt, SessionExpired
 from processor.engine.housekeeping import Housekeeping, TopicReplaced
 from processor.engine.observer import Observer
 from processor.engine.partitions import Owned, Partitions, State
@@ -22,7 +22,15 @@ from processor.engine.store import Store
 from processor.errors import Exit, SlotTaken
 
 IDLE_SECONDS = 0.1
+CLAIM_SECONDS = 0.5
 REJOIN_SECONDS = 3.0
+TOO_SLOW_TIMES = 3
+"""Once may be a process that was stopped."""
+TOO_SLOW_SECONDS = 10.0
+TOO_SLOW_REMEDY = (
+    "let handlers do their slow work before their first statement, "
+    "or raise database.idle_in_transaction_timeout_seconds (10 at most)"
+)
 
 
 @dataclass(slots=True)
@@ -67,7 +75,7 @@ class Worker:
 
         :raises SlotTaken: when another process has claimed this slot.
         """
-        self._rooms.register.claim(self._incarnation)
+        self._claim(beat)
         self.consumer.subscribe()
         while not self._stopping():
             beat()
@@ -78,6 +86,18 @@ class Worker:
                 self._rooms.observer.noted("member-fenced", reason=str(error))
                 return Exit.STUCK  # a fresh process joins anew
         return self.drain()
+
+    def _claim(self, beat: Callable[[], None]) -> None:
+        """Postgres may go away between the start and this."""
+        while not self._stopping():
+            beat()
+            try:
+                self._rooms.register.claim(self._incarnation)
+            except Doubt as doubt:
+                self._rooms.observer.noted("claim-failed", reason=str(doubt))
+                self._clock.sleep(CLAIM_SECONDS)
+            else:
+                return
 
     def turn(self) -> None:
         """Once around: a batch if there is one, then whatever is due."""
@@ -225,8 +245,14 @@ class Worker:
                 continue  # halted by a handler: only somebody's word resumes it
             owned.doubts += 1
             owned.due = now + doubt_seconds(owned.doubts)
+            reason, remedy = "doubt", None
+            if isinstance(doubt, SessionExpired):
+                owned.expired += 1
+                if owned.expired >= TOO_SLOW_TIMES:
+                    owned.due = now + TOO_SLOW_SECONDS
+                    reason, remedy = "handler-too-slow", TOO_SLOW_REMEDY
             if owned.state in (State.RUNNING, State.BACKING_OFF):
-                self._partitions.move(owned, State.RECOVERING, "doubt", str(doubt))
+                self._partitions.move(owned, State.RECOVERING, reason, str(doubt), remedy)
 
     def _still_ours(self) -> None:
         """:raises SlotTaken: when another process runs in this slot."""

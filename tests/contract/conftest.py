@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from devstack import Postgres, Proxy
-from tests.support.databases import PostgresWorld, create_migrated, emptied
+from tests.simulation.postgres.world import SimulatedWorld
+from tests.support.databases import PostgresWorld, ProxiedWorld, create_migrated, emptied
 
 
 @pytest.fixture(scope="session")
@@ -16,32 +17,43 @@ def contract_database(postgres: Postgres) -> str:
     return create_migrated(postgres)
 
 
-@pytest.fixture(params=["postgres"])
-def world(
-    request: pytest.FixtureRequest, contract_database: str, group: str
-) -> Iterator[PostgresWorld]:
-    """Stores and ledgers over an empty database."""
-    assert request.param == "postgres"
-    emptied(contract_database)
-    world = PostgresWorld(contract_database, group)
+@pytest.fixture(params=["postgres", "simulated"])
+def world(request: pytest.FixtureRequest, group: str) -> Iterator[PostgresWorld]:
+    """Stores and ledgers over an empty database, real or simulated."""
+    is_real = request.param == "postgres"
+    world = _real(request, group) if is_real else SimulatedWorld(group)
     yield world
     world.close()
 
 
 @pytest.fixture
-def proxy(postgres: Postgres) -> Iterator[Proxy]:
-    """Between the engine's connection and Postgres."""
+def real_world(request: pytest.FixtureRequest, group: str) -> Iterator[PostgresWorld]:
+    """The same, for what is Postgres' own: types, settings, its programs."""
+    world = _real(request, group)
+    yield world
+    world.close()
+
+
+def _real(request: pytest.FixtureRequest, group: str) -> PostgresWorld:
+    url = request.getfixturevalue("contract_database")
+    emptied(url)
+    return PostgresWorld(url, group)
+
+
+@pytest.fixture(params=["postgres", "simulated"])
+def lossy_world(
+    request: pytest.FixtureRequest, group: str
+) -> Iterator[ProxiedWorld | SimulatedWorld]:
+    """One whose network can lose a COMMIT or its answer."""
+    if request.param == "simulated":
+        simulated = SimulatedWorld(group)
+        yield simulated
+        simulated.close()
+        return
+    postgres, url = (request.getfixturevalue(name) for name in ("postgres", "contract_database"))
+    emptied(url)
     proxy = Proxy("127.0.0.1", postgres.port)
-    yield proxy
+    proxied = ProxiedWorld(url, group, proxy, postgres.port)
+    yield proxied
+    proxied.close()
     proxy.close()
-
-
-@pytest.fixture
-def proxied_world(
-    postgres: Postgres, proxy: Proxy, contract_database: str, group: str
-) -> Iterator[PostgresWorld]:
-    emptied(contract_database)
-    proxied_url = contract_database.replace(f":{postgres.port}/", f":{proxy.port}/")
-    world = PostgresWorld(contract_database, group, proxied_url)
-    yield world
-    world.close()

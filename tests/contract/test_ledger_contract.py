@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,7 +9,6 @@ from typing import Any
 import psycopg
 import pytest
 
-from devstack.waiting import wait_until
 from processor.engine.batch import Committed, Partition
 from processor.engine.database import application_name
 from processor.engine.failures import DatabaseDoubt, OwnerChanged, ReadFailed
@@ -378,31 +372,6 @@ class TestMoves:
         assert world.observed.progress(row.id)["published_offset"] == 6
 
 
-HOLDER = """
-import sys, time, psycopg
-connection = psycopg.connect(sys.argv[1], application_name=sys.argv[2])
-connection.execute("SELECT 1 FROM processor.progress FOR UPDATE")
-print("locked", flush=True)
-time.sleep(600)
-"""
-
-
-@contextmanager
-def stopped_holder(world: PostgresWorld, application: str) -> Iterator[subprocess.Popen[str]]:
-    """A process that holds the row's lock and stands still."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", HOLDER, world.url, application], stdout=subprocess.PIPE, text=True
-    )
-    try:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "locked\n"
-        os.kill(process.pid, signal.SIGSTOP)
-        yield process
-    finally:
-        process.kill()
-        process.wait()
-
-
 class TestLocks:
     """A process that is stopped while it holds a row must not hold up the next owner."""
 
@@ -410,25 +379,25 @@ class TestLocks:
         self, world: PostgresWorld, row: Row
     ) -> None:
         ledger = world.ledger("b")
-        with stopped_holder(world, application_name(world.group, f"{world.group}:a:0")):
-            begun = time.monotonic()
+        with world.stopped_holder(application_name(world.group, f"{world.group}:a:0")):
+            begun = world.now()
             with pytest.raises(ReadFailed, match="1 stopped"), locked(world, ledger=ledger):
                 pass
-            assert time.monotonic() - begun < 10
-            wait_until(lambda: _free(world), 20, "the lock")
+            assert world.now() - begun < 10
+            world.wait_until(lambda: _free(world), "the lock")
             with locked(world, ledger=ledger) as rows:
                 assert rows.known[FIRST].row.token == row.token
 
     @pytest.mark.parametrize("name", ["psql", "processor:0123456789:other-group:a:0"])
     def test_nobody_else_is(self, world: PostgresWorld, row: Row, name: str) -> None:
         ledger = world.ledger("b")
-        with stopped_holder(world, name) as holder:
+        with world.stopped_holder(name) as kill_holder:
             for _ in range(2):
                 with pytest.raises(ReadFailed, match="0 stopped"), locked(world, ledger=ledger):
                     pass
             assert not _free(world)
-            holder.kill()
-            wait_until(lambda: _free(world), 20, "the lock")
+            kill_holder()
+            world.wait_until(lambda: _free(world), "the lock")
         with locked(world, ledger=ledger) as rows:
             assert rows.known[FIRST].row is not None
 
@@ -476,6 +445,20 @@ def test_every_transaction_is_durable_and_bounded(world: PostgresWorld) -> None:
     finally:
         observed.execute(f'ALTER DATABASE "{name}" RESET synchronous_commit')
     assert found == ("on", "30s", "10s", "read committed")
+
+
+def test_a_client_that_is_gone_without_a_word_is_noticed(world: PostgresWorld) -> None:
+    """In COPY a session is freed by no time-out, and Postgres's own keepalives take two hours."""
+    found = (
+        world.database("fresh")
+        .connection()
+        .execute(
+            "SELECT current_setting('tcp_keepalives_idle'),"
+            " current_setting('tcp_keepalives_interval'),"
+            " current_setting('tcp_keepalives_count')"
+        )
+    )
+    assert found.fetchone() == ("5", "2", "3")
 
 
 def test_ids_of_another_cluster_are_kept_apart(world: PostgresWorld, row: Row) -> None:

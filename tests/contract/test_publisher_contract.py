@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import random
-import threading
-import time
 from collections.abc import Callable, Iterator
 
 import pytest
-from confluent_kafka.admin import AdminClient
 
-from devstack import Kafka
-from devstack.waiting import wait_until
 from processor.engine import clients as clients_module
 from processor.engine import producer as producer_module
 from processor.engine import publisher as publisher_module
@@ -19,52 +14,31 @@ from processor.engine.batch import Committed
 from processor.engine.failures import PublishDoubt
 from processor.engine.outbox import PROVENANCE_HEADER, read_provenance
 from processor.engine.publisher import Publisher
-from tests.conftest import TopicFactory
-from tests.support.brokers import (
-    END_TXN,
-    NOW,
-    TXN_OFFSET_COMMIT,
-    KafkaWorld,
-    Member,
-    Trap,
-    outputs_of,
-)
+from tests.contract.kafka_worlds import make_world
+from tests.support.worlds import NOW, World, outputs_of
 
 NOTHING = Committed(None, None)
-_worlds: dict[str, KafkaWorld] = {}
 
 
-@pytest.fixture(params=["kafka"])
-def world(
-    request: pytest.FixtureRequest, kafka: Kafka, admin: AdminClient, topic: TopicFactory
-) -> KafkaWorld:
+@pytest.fixture(scope="module", params=["kafka", "simulated"])
+def shared(request: pytest.FixtureRequest) -> Iterator[World]:
     """One group with one member for all tests here; each takes a partition of its own."""
-    assert request.param == "kafka"
-    if "kafka" not in _worlds:
-        name = topic("publishing", partitions=64)
-        member = Member(kafka.bootstrap_servers, f"group-of-{name}", name)
-        _worlds["kafka"] = KafkaWorld(
-            kafka.bootstrap_servers, admin, f"group-of-{name}", name, member
-        )
-    shared = _worlds["kafka"]
+    with make_world(request) as world:
+        yield world
+
+
+@pytest.fixture
+def world(shared: World, request: pytest.FixtureRequest) -> World:
     shared.name = f"{shared.group}:{request.node.name}"
     return shared
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _leave() -> Iterator[None]:
-    yield
-    for shared in _worlds.values():
-        shared.member.leave()
-    _worlds.clear()
-
-
 @pytest.fixture
-def output(topic: TopicFactory) -> str:
-    return topic("output")
+def output(world: World) -> str:
+    return world.new_topic("output")
 
 
-def values(world: KafkaWorld, topic: str) -> list[bytes | None]:
+def values(world: World, topic: str) -> list[bytes | None]:
     return [message.value() for message in world.settled(topic)]
 
 
@@ -72,7 +46,7 @@ class TestTransaction:
     """Nothing is to be seen before the commit, everything after it."""
 
     def test_what_was_sent_is_seen_with_the_commit_and_k_moves(
-        self, world: KafkaWorld, output: str
+        self, world: World, output: str
     ) -> None:
         partition, publisher = world.partition(), world.ready()
         publisher.send(
@@ -85,15 +59,15 @@ class TestTransaction:
         def pending() -> bool:
             return isinstance(world.cluster.committed([partition])[partition], str)
 
-        wait_until(pending, 5, "the offsets under way: K is not known, rather than the old one")
+        world.wait_until(
+            pending, 5, "the offsets under way: K is not known, rather than the old one"
+        )
         publisher.commit()
         assert values(world, output) == [b"one", b"two"]
         assert world.k(partition) == Committed(2, "processor:l:t")
         assert publisher.ready
 
-    def test_bytes_pass_unharmed_with_their_provenance(
-        self, world: KafkaWorld, output: str
-    ) -> None:
+    def test_bytes_pass_unharmed_with_their_provenance(self, world: World, output: str) -> None:
         partition, publisher = world.partition(), world.ready()
         publisher.send(
             [outputs_of(output, b"\x00\xff", None, b"", first=5)],
@@ -111,13 +85,13 @@ class TestTransaction:
             told = read_provenance(provenance)
             assert (told.first, told.next, told.ordinal, told.count) == (5, 8, ordinal, 3)
 
-    def test_a_transaction_may_have_offsets_alone(self, world: KafkaWorld) -> None:
+    def test_a_transaction_may_have_offsets_alone(self, world: World) -> None:
         partition, publisher = world.partition(), world.ready()
         publisher.send([], [(partition, 7, "m")], world.member.snapshot)
         publisher.commit()
         assert world.k(partition) == Committed(7, "m")
 
-    def test_several_partitions_move_together(self, world: KafkaWorld, output: str) -> None:
+    def test_several_partitions_move_together(self, world: World, output: str) -> None:
         first, second, publisher = world.partition(), world.partition(), world.ready()
         publisher.send(
             [outputs_of(output, b"a"), outputs_of(output, b"b")],
@@ -129,7 +103,7 @@ class TestTransaction:
         assert world.k(second) == Committed(9, "n")
 
     def test_a_producer_is_used_again_while_there_is_no_doubt(
-        self, world: KafkaWorld, output: str
+        self, world: World, output: str
     ) -> None:
         partition = world.partition()
         publisher, clients = world.publisher()
@@ -145,7 +119,7 @@ class TestTransaction:
         assert values(world, output) == [b"%d" % number for number in range(20)]
         assert clients.succeeded.count("commit_transaction") == 20
 
-    def test_what_is_abandoned_is_never_seen(self, world: KafkaWorld, output: str) -> None:
+    def test_what_is_abandoned_is_never_seen(self, world: World, output: str) -> None:
         partition, publisher = world.partition(), world.ready()
         publisher.send(
             [outputs_of(output, b"dropped")], [(partition, 1, "m")], world.member.snapshot
@@ -158,13 +132,13 @@ class TestTransaction:
         publisher.commit()
         assert values(world, output) == [b"kept"]
 
-    def test_abandoning_nothing_keeps_the_producer(self, world: KafkaWorld) -> None:
+    def test_abandoning_nothing_keeps_the_producer(self, world: World) -> None:
         publisher = world.ready()
         publisher.abandon()
         assert publisher.ready
 
     def test_what_a_retired_producer_left_open_is_ended_by_the_next(
-        self, world: KafkaWorld, output: str
+        self, world: World, output: str
     ) -> None:
         partition, publisher = world.partition(), world.ready()
         publisher.send([outputs_of(output, b"left")], [(partition, 1, "m")], world.member.snapshot)
@@ -174,7 +148,7 @@ class TestTransaction:
         publisher.commit()
         assert values(world, output) == [b"kept"]
 
-    def test_nothing_is_sent_without_a_producer(self, world: KafkaWorld) -> None:
+    def test_nothing_is_sent_without_a_producer(self, world: World) -> None:
         publisher, _ = world.publisher()
         with pytest.raises(PublishDoubt):
             publisher.send([], [], None)
@@ -183,21 +157,14 @@ class TestTransaction:
 class TestFences:
     """Who is not the owner any more commits nothing."""
 
-    def test_metadata_of_a_member_that_left_is_refused(
-        self, world: KafkaWorld, kafka: Kafka, admin: AdminClient, output: str
-    ) -> None:
-        group = f"{world.group}-leaving"
-        member = Member(kafka.bootstrap_servers, group, world.topic)
-        own = KafkaWorld(kafka.bootstrap_servers, admin, group, world.topic, member)
-        member.leave()
+    def test_metadata_of_a_member_that_left_is_refused(self, world: World, output: str) -> None:
+        own = world.sibling()
+        own.member.leave()
         self.refused(own, output)
 
-    def test_metadata_of_an_earlier_generation_is_refused(
-        self, world: KafkaWorld, kafka: Kafka, admin: AdminClient, output: str
-    ) -> None:
-        group = f"{world.group}-rejoining"
-        member = Member(kafka.bootstrap_servers, group, world.topic)
-        own = KafkaWorld(kafka.bootstrap_servers, admin, group, world.topic, member)
+    def test_metadata_of_an_earlier_generation_is_refused(self, world: World, output: str) -> None:
+        own = world.sibling()
+        member = own.member
         stale = member.snapshot
         member.join()
         member.snapshot, fresh = stale, member.snapshot
@@ -208,7 +175,7 @@ class TestFences:
         assert own.k(partition) == Committed(3, "m")
         member.leave()
 
-    def refused(self, own: KafkaWorld, output: str) -> None:
+    def refused(self, own: World, output: str) -> None:
         publisher, partition = own.ready(), own.partition()
         publisher.send(
             [outputs_of(output, b"of a member that is gone")],
@@ -226,7 +193,7 @@ class TestFences:
 
     @pytest.mark.parametrize("moment", ["before send", "before commit"])
     def test_a_second_producer_of_the_slot_fences_the_first(
-        self, world: KafkaWorld, output: str, moment: str
+        self, world: World, output: str, moment: str
     ) -> None:
         partition = world.partition()
         first = world.ready()
@@ -255,7 +222,7 @@ class TestFences:
 class TestRefusals:
     """An output that its topic does not take."""
 
-    def publish(self, world: KafkaWorld, topic: str, value: bytes) -> PublishDoubt:
+    def publish(self, world: World, topic: str, value: bytes) -> PublishDoubt:
         partition, publisher = world.partition(), world.ready()
 
         def transaction() -> None:
@@ -269,16 +236,14 @@ class TestRefusals:
         assert world.k(partition) == NOTHING
         return doubt.value
 
-    def test_an_output_too_large_names_its_topic(
-        self, world: KafkaWorld, topic: TopicFactory
-    ) -> None:
-        small = topic("small", config={"max.message.bytes": "1000"})
+    def test_an_output_too_large_names_its_topic(self, world: World) -> None:
+        small = world.new_topic("small", config={"max.message.bytes": "1000"})
         incompressible = random.Random(1).randbytes(4_000)
         doubt = self.publish(world, small, incompressible)
         assert doubt.refused == {small}
         assert values(world, small) == []
 
-    def test_a_missing_topic_is_named(self, world: KafkaWorld) -> None:
+    def test_a_missing_topic_is_named(self, world: World) -> None:
         doubt = self.publish(world, "no-such-topic", b"x")
         assert doubt.refused == {"no-such-topic"}
 
@@ -297,7 +262,7 @@ class TestSilentResends:
     """librdkafka sends again by itself and says success; the late original may act later."""
 
     def attempt(
-        self, world: KafkaWorld, publisher: Publisher, output: str
+        self, world: World, publisher: Publisher, output: str
     ) -> tuple[PublishDoubt | None, int]:
         partition = world.partition()
         publisher.send([outputs_of(output, b"once")], [(partition, 1, "m")], world.member.snapshot)
@@ -307,32 +272,23 @@ class TestSilentResends:
             return doubt, partition.number
         return None, partition.number
 
-    def agree(self, world: KafkaWorld, publisher: Publisher, output: str, number: int) -> None:
+    def agree(self, world: World, publisher: Publisher, output: str, number: int) -> None:
         """K and the outputs, read after the doubt, say the same."""
         publisher.prepare()
         k = world.k(world.partition()._replace(number=number))
         assert (k == Committed(1, "m")) == (values(world, output) == [b"once"])
 
-    @pytest.mark.parametrize("request_", [END_TXN, TXN_OFFSET_COMMIT], ids=["end", "offsets"])
+    @pytest.mark.parametrize("request_", ["EndTxn", "TxnOffsetCommit"])
     def test_a_connection_that_breaks_in_the_middle_is_a_doubt_though_success_is_said(
-        self, world: KafkaWorld, kafka: Kafka, output: str, request_: int
+        self, world: World, output: str, request_: str
     ) -> None:
-        publisher, clients = world.publisher(kafka.proxied_bootstrap_servers)
+        publisher, clients = world.publisher(breakable=True)
         publisher.prepare()
-
-        def lose_the_answer(trap: Trap) -> None:
-            trap.swallowing = True
-            threading.Timer(0.2, sever, [trap]).start()
-
-        def sever(trap: Trap) -> None:
-            trap.proxy.sever()
-            trap.swallowing = False
-
-        with Trap(kafka.proxies[0], request_, lose_the_answer) as trap:
+        with world.losing_answer(request_) as trap:
             doubt, number = self.attempt(world, publisher, output)
             assert trap.sprung == 1
         assert "send_offsets_to_transaction" in clients.succeeded, "librdkafka said success"
-        if request_ == END_TXN:
+        if request_ == "EndTxn":
             assert "commit_transaction" in clients.succeeded, "librdkafka said success"
         else:
             assert "commit_transaction" not in clients.succeeded, "it was not gone on with"
@@ -343,23 +299,14 @@ class TestSilentResends:
 
     def test_an_answer_later_than_the_socket_timeout_is_a_doubt_though_success_is_said(
         self,
-        world: KafkaWorld,
-        kafka: Kafka,
+        world: World,
         output: str,
         short_timeouts: Callable[[float, int], None],
     ) -> None:
         short_timeouts(20.0, 1_000)
-        publisher, clients = world.publisher(kafka.proxied_bootstrap_servers)
+        publisher, clients = world.publisher(breakable=True)
         publisher.prepare()
-
-        def stall(trap: Trap) -> None:
-            trap.swallowing = True
-            threading.Timer(2.5, go_on, [trap]).start()
-
-        def go_on(trap: Trap) -> None:
-            trap.swallowing = False
-
-        with Trap(kafka.proxies[0], END_TXN, stall) as trap:
+        with world.answering_late("EndTxn", 2.5) as trap:
             doubt, number = self.attempt(world, publisher, output)
             assert trap.sprung == 1
         assert "commit_transaction" in clients.succeeded, "librdkafka said success"
@@ -369,8 +316,7 @@ class TestSilentResends:
 
     def test_a_stall_ends_as_a_timeout_before_anything_is_sent_again(
         self,
-        world: KafkaWorld,
-        kafka: Kafka,
+        world: World,
         output: str,
         short_timeouts: Callable[[float, int], None],
     ) -> None:
@@ -379,12 +325,12 @@ class TestSilentResends:
             clients_module.SOCKET_TIMEOUT_MILLISECONDS
         )
         short_timeouts(1.5, 5_000)
-        publisher, clients = world.publisher(kafka.proxied_bootstrap_servers)
+        publisher, clients = world.publisher(breakable=True)
         publisher.prepare()
-        with Trap(kafka.proxies[0], END_TXN, lambda trap: trap.proxy.stall()) as trap:
-            begun = time.monotonic()
+        with world.stalled_from("EndTxn") as trap:
+            begun = world.now()
             doubt, number = self.attempt(world, publisher, output)
-            took = time.monotonic() - begun
+            took = world.now() - begun
             assert trap.sprung == 1
         assert doubt is not None
         assert "commit_transaction" not in clients.succeeded
@@ -392,8 +338,8 @@ class TestSilentResends:
         assert not publisher.ready
         self.agree(world, publisher, output, number)
 
-    def test_a_clean_run_is_no_doubt(self, world: KafkaWorld, kafka: Kafka, output: str) -> None:
-        publisher = world.ready(kafka.proxied_bootstrap_servers)
+    def test_a_clean_run_is_no_doubt(self, world: World, output: str) -> None:
+        publisher = world.ready(breakable=True)
         partition = world.partition()
         for number in range(30):
             publisher.send(
@@ -409,17 +355,12 @@ class TestAway:
     """A broker that does not answer."""
 
     def test_preparing_is_a_doubt_that_can_be_tried_again(
-        self, world: KafkaWorld, kafka: Kafka, monkeypatch: pytest.MonkeyPatch
+        self, world: World, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(publisher_module, "CALL_TIMEOUT_SECONDS", 1.0)
-        publisher, _ = world.publisher(kafka.proxied_bootstrap_servers)
-        [proxy] = kafka.proxies
-        proxy.cut()
-        try:
-            with pytest.raises(PublishDoubt) as doubt:
-                publisher.prepare()
-        finally:
-            proxy.restore()
+        publisher, _ = world.publisher(breakable=True)
+        with world.away(), pytest.raises(PublishDoubt) as doubt:
+            publisher.prepare()
         assert not publisher.ready
         assert not doubt.value.fenced
 
@@ -430,4 +371,4 @@ class TestAway:
                 return False
             return publisher.ready
 
-        wait_until(ready, 30, "the producer")
+        world.wait_until(ready, 30, "the producer")

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
 from sqlalchemy import Column, Integer, MetaData, Table, Text
 
-from devstack import Direction, Proxy
 from processor.engine.batch import Partition
 from processor.engine.failures import (
     DatabaseDoubt,
@@ -26,7 +24,14 @@ from processor.engine.recovery import Row
 from processor.engine.store import Store
 from processor.errors import PipelineError
 from processor.writes import CopyWrite, UpsertWrite
-from tests.support.databases import TOPIC, TOPIC_ID, PostgresWorld, letter, step
+from tests.support.databases import (
+    TOPIC,
+    TOPIC_ID,
+    PostgresWorld,
+    ProxiedWorld,
+    letter,
+    step,
+)
 
 TABLE = Table("numbers", MetaData(), Column("n", Integer, primary_key=True), Column("text", Text))
 NAMES = (TOPIC, TOPIC_ID)
@@ -176,16 +181,15 @@ class TestCommit:
         names = {row.id: NAMES for row in rows}
         stores = [world.store(str(number)) for number in range(4)]
         for round_ in range(10):
-            start = threading.Barrier(len(stores))
+            start = world.barrier(len(stores))
 
-            def race(
-                store: Store, number: int, at: int = round_, start: threading.Barrier = start
-            ) -> bool:
+            def race(number: int, at: int = round_, start: Callable[..., Any] = start) -> bool:
+                store = stores[number]
                 store.session.execute("SELECT 1", None)
                 # In either order of partitions: rows are locked in one, so nobody deadlocks.
                 order = rows if number % 2 else rows[::-1]
                 advances = [step(row, at, at + 1, [b"%d" % number]) for row in order]
-                start.wait(20)
+                start()
                 try:
                     store.commit(advances, names)
                 except Doubt:
@@ -193,8 +197,7 @@ class TestCommit:
                     return False
                 return True
 
-            with ThreadPoolExecutor(len(stores)) as pool:
-                won = list(pool.map(race, stores, range(len(stores))))
+            won = world.together(*(partial(race, number) for number in range(len(stores))))
             assert sum(won) == 1
             for row in rows:
                 assert world.observed.h(row.id) == round_ + 1
@@ -235,10 +238,13 @@ class TestCommit:
         assert world.observed.h(row.id) == 5
 
 
+NUMBERS = "CREATE TABLE numbers (n int PRIMARY KEY, text text)"
+
+
 @pytest.fixture
 def numbers(world: PostgresWorld) -> PostgresWorld:
     """A table of the pipeline's own."""
-    world.observed.execute("CREATE TABLE numbers (n int PRIMARY KEY, text text)")
+    world.observed.execute(NUMBERS)
     return world
 
 
@@ -301,8 +307,25 @@ class TestSession:
         assert [each["text"] for each in stored] == texts
 
 
-def fails(store: Store, statement: str) -> Callable[[], object]:
-    return lambda: store.session.execute(statement, None)
+def blame(
+    numbers: PostgresWorld, row: Row, statements: Sequence[str], kind: type[Exception]
+) -> None:
+    """The last statement fails in this way; the store goes on after it."""
+    numbers.observed.execute("INSERT INTO numbers VALUES (7)")
+    store = numbers.store()
+    *before, last = statements
+    for each in before:
+        store.session.execute(each, None)
+    with pytest.raises(kind) as raised:
+        store.session.execute(last, None)
+    assert type(raised.value) is kind
+    assert store.session.failure is raised.value
+    assert str(raised.value)
+    store.rollback()
+    assert store.session.failure is None
+    insert(store, 8)
+    store.commit([step(row, 0, 5)], {row.id: NAMES})
+    assert found(numbers) == [7, 8]
 
 
 class TestErrors:
@@ -320,33 +343,30 @@ class TestErrors:
             ("SELECT * FROM nowhere", StatementRefused),
             ("SELECT nothing FROM numbers", StatementRefused),
             ("SELEC 1", StatementRefused),
-            ("SET LOCAL statement_timeout = 1 | SELECT pg_sleep(5)", StatementRefused),
-            ("SET LOCAL ROLE stranger | SELECT * FROM numbers", StatementRefused),
             ("SELECT pg_terminate_backend(pg_backend_pid())", DatabaseDoubt),
         ],
     )
     def test_errors_are_sorted_by_who_is_to_blame(
         self, numbers: PostgresWorld, row: Row, statement: str, kind: type[Exception]
     ) -> None:
-        numbers.observed.execute("INSERT INTO numbers VALUES (7)")
-        if "stranger" in statement:
-            numbers.observed.execute(
-                "DO $$ BEGIN CREATE ROLE stranger; EXCEPTION WHEN duplicate_object THEN END $$"
-            )
-        store = numbers.store()
-        *before, last = statement.split(" | ")
-        for each in before:
-            store.session.execute(each, None)
-        with pytest.raises(kind) as raised:
-            store.session.execute(last, None)
-        assert type(raised.value) is kind
-        assert store.session.failure is raised.value
-        assert str(raised.value)
-        store.rollback()
-        assert store.session.failure is None
-        insert(store, 8)
-        store.commit([step(row, 0, 5)], {row.id: NAMES})
-        assert found(numbers) == [7, 8]
+        blame(numbers, row, [statement], kind)
+
+    @pytest.mark.parametrize(
+        ("setting", "statement"),
+        [
+            ("SET LOCAL statement_timeout = 1", "SELECT pg_sleep(5)"),
+            ("SET LOCAL ROLE stranger", "SELECT * FROM numbers"),
+        ],
+    )
+    def test_limits_and_permissions_are_not_the_messages_fault(
+        self, real_world: PostgresWorld, setting: str, statement: str
+    ) -> None:
+        [row] = real_world.started()
+        real_world.observed.execute(NUMBERS)
+        real_world.observed.execute(
+            "DO $$ BEGIN CREATE ROLE stranger; EXCEPTION WHEN duplicate_object THEN END $$"
+        )
+        blame(real_world, row, [setting, statement], StatementRefused)
 
     def test_a_value_that_cannot_be_written_is_the_messages_fault(
         self, numbers: PostgresWorld
@@ -360,13 +380,13 @@ class TestErrors:
     def test_a_deadlock_asks_for_the_batch_again(self, numbers: PostgresWorld) -> None:
         numbers.observed.execute("INSERT INTO numbers VALUES (1), (2)")
         stores = [numbers.store("a"), numbers.store("b")]
-        both_hold_one = threading.Barrier(2)
+        both_hold_one = numbers.barrier(2)
 
         def cross(number: int) -> bool:
             own, other = number + 1, 2 - number
             session = stores[number].session
             session.execute("UPDATE numbers SET text = '' WHERE n = %s", [own])
-            both_hold_one.wait(20)
+            both_hold_one()
             try:
                 session.execute("UPDATE numbers SET text = '' WHERE n = %s", [other])
             except Restart:
@@ -375,8 +395,7 @@ class TestErrors:
             stores[number].rollback()
             return False
 
-        with ThreadPoolExecutor(2) as pool:
-            assert sorted(pool.map(cross, range(2))) == [False, True]
+        assert sorted(numbers.together(partial(cross, 0), partial(cross, 1))) == [False, True]
 
     def test_a_serialization_failure_asks_for_the_batch_again(self, numbers: PostgresWorld) -> None:
         numbers.observed.execute("INSERT INTO numbers VALUES (1)")
@@ -460,33 +479,19 @@ class TestLostConnections:
 
     @pytest.mark.parametrize("reached", [True, False], ids=["answer lost", "request lost"])
     def test_a_commit_whose_connection_is_cut_is_in_doubt_whatever_stands(
-        self, proxied_world: PostgresWorld, proxy: Proxy, reached: bool
+        self, lossy_world: ProxiedWorld, reached: bool
     ) -> None:
         """Only the database itself can tell afterwards."""
-        [row] = proxied_world.started()
-        store = proxied_world.store(proxied=True)
+        [row] = lossy_world.started()
+        store = lossy_world.store(proxied=True)
         store.session.execute("SELECT 1", None)
-
-        def cut_at_commit(direction: Direction, data: bytes) -> bytes | None:
-            if direction is Direction.TO_SERVER and b"COMMIT" in data:
-                proxy.on_data = lose_answers
-                if not reached:
-                    threading.Thread(target=proxy.sever).start()
-                    return None
-            return data
-
-        def lose_answers(direction: Direction, data: bytes) -> bytes | None:
-            if direction is Direction.TO_CLIENT:
-                threading.Thread(target=proxy.sever).start()
-                return None
-            return data
-
-        proxy.on_data = cut_at_commit
-        with pytest.raises(DatabaseDoubt, match="commit"):
+        with (
+            lossy_world.losing_commits(reached=reached),
+            pytest.raises(DatabaseDoubt, match="commit"),
+        ):
             store.commit([step(row, 0, 5, [b"x"])], {row.id: NAMES})
-        proxy.on_data = None
         store.rollback()
-        [known] = proxied_world.locked([Partition(TOPIC, 0)], 0).values()
+        [known] = lossy_world.locked([Partition(TOPIC, 0)], 0).values()
         assert known.row.next_offset == (5 if reached else 0)
         assert [(m.first, m.next) for m in known.outbox] == ([(0, 5)] if reached else [])
         store.session.execute("SELECT 1", None)

@@ -317,13 +317,13 @@ FAILS_LATE = "SELECT 1 / CASE WHEN pg_sleep(0.1) IS NULL THEN 1 ELSE 0 END"
 
 
 def test_after_a_pipeline_broke_no_statement_is_believed_to_be_prepared(
-    kinds: PostgresWorld,
+    real_world: PostgresWorld,
 ) -> None:
     """psycopg prepares at the sixth use, whether or not the server has skipped that one.
 
     A ROLLBACK makes it forget; but not the second of two that had nothing to forget between them.
     """
-    database = kinds.database()
+    database = real_world.database()
 
     def broken(connection: Connection) -> None:
         with database.pipeline(connection):

@@ -23,6 +23,10 @@ class Fate(Enum):
     """The connection breaks before it arrives."""
     REPLY_LOST = auto()
     """It is served; the connection breaks before the answer arrives."""
+    STRAY = auto()
+    """The connection breaks, and it is served a little later all the same."""
+    HELD = auto()
+    """It is served; the connection breaks ``Network.held_seconds`` later, without an answer."""
     LATE = auto()
     """It is served after whoever sent it has given up."""
     SLOW = auto()
@@ -61,7 +65,8 @@ class Network:
         self.cut: set[tuple[str, str]] = set()
         """Names of processes and servers between which nothing passes."""
         self.late: Callable[[Request], float] = lambda _: 1.0
-        """How long a late request is under way beyond its time-out (seconds)."""
+        """How long a stray request is under way, or a late one beyond its time-out (seconds)."""
+        self.held_seconds: Callable[[], float] = lambda: 1.0
 
     def call(self, server: str, name: str, serve: Callable[[], T], timeout: float) -> T:
         """One request of the running process, and its answer.
@@ -78,6 +83,9 @@ class Network:
         fate = self.fates(request)
         if fate is Fate.LOST:
             raise RequestLost(name)
+        if fate is Fate.STRAY:
+            time.later(self.late(request), lambda: _served(serve))
+            raise RequestLost(name)
         if fate is Fate.LATE:
             time.later(timeout + self.late(request), lambda: _served(serve))
             time.pause(timeout)
@@ -85,7 +93,9 @@ class Network:
         if fate is Fate.SLOW:
             time.pause(min(self.slow_seconds, timeout))
         answer = serve()
-        if fate is Fate.REPLY_LOST:
+        if fate is Fate.HELD:
+            time.pause(min(self.held_seconds(), timeout))
+        if fate in (Fate.REPLY_LOST, Fate.HELD):
             raise RequestLost(name)
         time.pause(time.random.uniform(*LATENCY_SECONDS))
         return answer

@@ -1,58 +1,38 @@
-"""Publishers on the real broker, and what can be seen there."""
+"""Publishers and members on the real broker, and what can be seen there."""
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import os
+import socket
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
-from confluent_kafka import Consumer, IsolationLevel, KafkaError, Message, TopicPartition
+from confluent_kafka import Consumer, IsolationLevel, KafkaError, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
+from confluent_kafka.cimpl import NewTopic
 
-from devstack import Direction, Proxy
+from devstack import Direction, Kafka, Proxy
 from devstack.waiting import wait_until
-from processor.engine.batch import Committed, OutboxEntry, Partition, Record, Source
 from processor.engine.clients import KafkaClients
 from processor.engine.cluster import Cluster
-from processor.engine.outbox import seal
-from processor.engine.publisher import Publisher
 from processor.settings import Kafka as KafkaSettings
 from tests.support.engine import free_steps
+from tests.support.worlds import READ_SECONDS, Member, RecordingProducer, World, unique
 
-END_TXN = 26
-TXN_OFFSET_COMMIT = 28
-TRANSACTION_SECONDS = 10.0
-READ_SECONDS = 60.0
-NOW = int(time.time() * 1_000)
-"""Of the outputs: the broker deletes at once what is older than its topic keeps it."""
+API_KEYS = {"Produce": 0, "AddOffsetsToTxn": 25, "EndTxn": 26, "TxnOffsetCommit": 28}
+SEVER_AFTER_SECONDS = 0.2
+HELD_ANSWER_SECONDS = 10.0
 
 _numbers = itertools.count(1)
 
 
-class RecordingProducer:
-    """The real producer; which of its calls returned without an error is written down."""
-
-    def __init__(self, producer: Any, succeeded: list[str]) -> None:
-        self._producer = producer
-        self._succeeded = succeeded
-
-    def __getattr__(self, name: str) -> Any:
-        method = getattr(self._producer, name)
-        if not name.endswith("_transaction"):
-            return method
-
-        def call(*arguments: Any) -> Any:
-            result = method(*arguments)
-            self._succeeded.append(name)
-            return result
-
-        return call
-
-
-class RecordingClients(KafkaClients):
+class RecordingKafkaClients(KafkaClients):
     """The real clients; ``succeeded`` names the transactional calls that said success."""
 
     def __init__(self, servers: str, group: str, slot: str) -> None:
@@ -73,105 +53,127 @@ class RecordingClients(KafkaClients):
         return RecordingProducer(real, self.succeeded)
 
 
-class Member:
-    """A member of the group; ``snapshot`` is the metadata of its last assignment."""
+class KafkaWorld(World):
+    """The real broker; breakable clients reach it through its proxy."""
 
-    def __init__(self, servers: str, group: str, topic: str) -> None:
-        self._consumer = Consumer(
-            {
-                "bootstrap.servers": servers,
-                "group.id": group,
-                "enable.auto.commit": False,
-                "session.timeout.ms": 45_000,
-            }
-        )
-        self.assignments = 0
-        self.snapshot: Any = None
-        self._topic = topic
-        self.join()
-
-    def join(self) -> None:
-        """Join (again): a new generation."""
-        self._consumer.unsubscribe()
-        before = self.assignments
-        self._consumer.subscribe([self._topic], on_assign=self._assigned)
-        wait_until(lambda: self._poll() and self.assignments > before, 30, "an assignment")
-
-    def leave(self) -> None:
-        self._consumer.close()
-
-    def _poll(self) -> bool:
-        self._consumer.poll(0.05)
-        return True
-
-    def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        consumer.assign(partitions)
-        consumer.pause(partitions)
-        self.assignments += 1
-        self.snapshot = consumer.consumer_group_metadata()
-
-
-class KafkaWorld:
-    """Publishers of one group, and a reader of what is committed."""
-
-    def __init__(
-        self, servers: str, admin: AdminClient, group: str, topic: str, member: Member
-    ) -> None:
-        self.servers = servers
-        self.group = group
-        self.topic = topic
-        self.member = member
-        self.cluster = Cluster(lambda _: admin, group, free_steps())
+    def __init__(self, kafka: Kafka, admin: AdminClient, group: str, topic: str = "") -> None:
+        self._kafka = kafka
         self._admin = admin
-        self._partitions = itertools.count()
-        self.name = f"{group}:{os.getpid()}:{next(_numbers)}"
+        super().__init__(group, topic or self.new_topic("publishing", 64))
+        self.cluster = Cluster(lambda _: admin, group, free_steps())
+        self.member = Member(self, group)
+        self.member.join()
 
-    def publisher(
-        self, servers: str | None = None, transactional_id: str | None = None
-    ) -> tuple[Publisher, RecordingClients]:
-        clients = RecordingClients(servers or self.servers, self.group, self.name)
-        name = transactional_id or self.name
-        names = [f"{name}:0", f"{name}:1"]
-        return Publisher(clients, names, TRANSACTION_SECONDS, free_steps()), clients
+    def sibling(self) -> KafkaWorld:
+        return KafkaWorld(self._kafka, self._admin, unique(self.group), self.topic)
 
-    def ready(self, servers: str | None = None, transactional_id: str | None = None) -> Publisher:
-        publisher, _ = self.publisher(servers, transactional_id)
-        publisher.prepare()
-        return publisher
+    def clients(self, breakable: bool) -> RecordingKafkaClients:
+        return RecordingKafkaClients(self._servers(breakable), self.group, self.name)
 
-    def partition(self) -> Partition:
-        """One that no other test uses."""
-        return Partition(self.topic, next(self._partitions))
+    def consumer(self, config: Mapping[str, Any], breakable: bool = False) -> Consumer:
+        return Consumer({"bootstrap.servers": self._servers(breakable), "log_level": 0, **config})
 
-    def k(self, partition: Partition) -> Committed:
-        """K and M, read stable, as soon as nothing is pending."""
-        found: list[Any] = []
+    def producer(self, config: Mapping[str, Any], breakable: bool = False) -> Producer:
+        return Producer({"bootstrap.servers": self._servers(breakable), "log_level": 0, **config})
 
-        def stable() -> bool:
-            found[:] = [self.cluster.committed([partition])[partition]]
-            return isinstance(found[0], Committed)
+    def new_topic(
+        self, name: str, partitions: int = 1, config: Mapping[str, str] | None = None
+    ) -> str:
+        topic = NewTopic(unique(name), partitions, config=dict(config or {}))
+        self._admin.create_topics([topic])[topic.topic].result(30)
+        self._kafka.wait_ready()
+        return str(topic.topic)
 
-        wait_until(stable, READ_SECONDS, "a stable offset")
-        return found[0]
+    def append(self, topic: str, values: Sequence[bytes]) -> None:
+        producer = self.producer({"linger.ms": 0, "enable.idempotence": True})
+        for value in values:
+            producer.produce(topic, value, partition=0)
+        assert producer.flush(READ_SECONDS) == 0
+
+    def append_transaction(
+        self, topic: str, values: Sequence[bytes], commit: bool | None
+    ) -> Callable[[], None]:
+        producer = self.producer({"transactional.id": unique("appending"), "linger.ms": 0})
+        producer.init_transactions(READ_SECONDS)
+        producer.begin_transaction()
+        for value in values:
+            producer.produce(topic, value, partition=0)
+        assert producer.flush(READ_SECONDS) == 0
+        if commit:
+            producer.commit_transaction(READ_SECONDS)
+        elif commit is False:
+            producer.abort_transaction(READ_SECONDS)
+        if commit is not None:
+            wait_settled(self._admin, topic)
+        return lambda: producer.abort_transaction(READ_SECONDS)
 
     def visible(self, topic: str) -> list[Message]:
-        """What can be read at this moment, whatever is still open."""
-        return read_to_end(self.servers, topic)
+        return read_to_end(self._servers(False), topic)
 
     def settled(self, topic: str) -> list[Message]:
-        """What can be read once no transaction is open any more."""
         wait_settled(self._admin, topic)
-        return read_to_end(self.servers, topic)
+        return read_to_end(self._servers(False), topic)
 
+    def now(self) -> float:
+        return time.monotonic()
 
-def outputs_of(topic: str, *values: bytes | None, first: int = 0) -> OutboxEntry:
-    """One entry with these outputs."""
-    source = Source("topic-id", 0, "lineage", first, first + max(1, len(values)))
-    records = [
-        Record(topic, b"k", value, (("h", b"\xff"),), NOW, None, first + at)
-        for at, value in enumerate(values)
-    ]
-    return seal(1, source, records)
+    def wait_until(self, condition: Callable[[], bool], seconds: float, what: str) -> None:
+        wait_until(condition, seconds, what)
+
+    @contextmanager
+    def losing_answer(self, request: str) -> Iterator[Trap]:
+        def lose_the_answer(trap: Trap) -> None:
+            trap.swallowing = True
+            threading.Timer(SEVER_AFTER_SECONDS, sever, [trap]).start()
+
+        def sever(trap: Trap) -> None:
+            trap.proxy.sever()
+            trap.swallowing = False
+
+        with Trap(self._proxy, request, lose_the_answer) as trap:
+            yield trap
+
+    @contextmanager
+    def answering_late(self, request: str, seconds: float) -> Iterator[Trap]:
+        def stall(trap: Trap) -> None:
+            trap.swallowing = True
+            threading.Timer(seconds, go_on, [trap]).start()
+
+        def go_on(trap: Trap) -> None:
+            trap.swallowing = False
+
+        with Trap(self._proxy, request, stall) as trap:
+            yield trap
+
+    @contextmanager
+    def stalled_from(self, request: str) -> Iterator[Trap]:
+        with Trap(self._proxy, request, lambda trap: trap.proxy.stall()) as trap:
+            yield trap
+
+    @contextmanager
+    def holding(self, request: str) -> Iterator[HeldRequest]:
+        held = HeldRequest(self._proxy, request, self._kafka.nodes[0].ports.client)
+        try:
+            yield held
+        finally:
+            self._proxy.on_data = None
+
+    @contextmanager
+    def away(self) -> Iterator[None]:
+        self._proxy.cut()
+        try:
+            yield
+        finally:
+            self._proxy.restore()
+
+    @property
+    def _proxy(self) -> Proxy:
+        [proxy] = self._kafka.proxies
+        return proxy
+
+    def _servers(self, breakable: bool) -> str:
+        kafka = self._kafka
+        return kafka.proxied_bootstrap_servers if breakable else kafka.bootstrap_servers
 
 
 def wait_settled(admin: AdminClient, topic: str) -> None:
@@ -228,11 +230,11 @@ def read_to_end(servers: str, topic: str, isolation: str = "read_committed") -> 
 class Trap:
     """Waits for a kind of request, lets it reach the broker, and then does something."""
 
-    def __init__(self, proxy: Proxy, api_key: int, then: Callable[[Trap], None]) -> None:
+    def __init__(self, proxy: Proxy, request: str, then: Callable[[Trap], None]) -> None:
         self.proxy = proxy
         self.sprung = 0
         self.swallowing = False
-        self._api_key = api_key
+        self._api_key = API_KEYS[request]
         self._then = then
 
     def __enter__(self) -> Trap:
@@ -250,6 +252,34 @@ class Trap:
             self.sprung += 1
             self._then(self)
         return data
+
+
+class HeldRequest:
+    """Takes a request off the wire and breaks its connection; it arrives later by another."""
+
+    def __init__(self, proxy: Proxy, request: str, port: int) -> None:
+        self.sprung = 0
+        self._data = b""
+        self._proxy = proxy
+        self._api_key = API_KEYS[request]
+        self._port = port
+        proxy.on_data = self._passing
+
+    def _passing(self, direction: Direction, data: bytes) -> bytes | None:
+        if direction is Direction.TO_SERVER and not self.sprung:
+            if self._api_key not in requests_in(data):
+                return data
+            self.sprung += 1
+            self._data = data
+            threading.Timer(0.0, self._proxy.sever).start()
+            return None
+        return data
+
+    def release(self) -> None:
+        with socket.create_connection(("127.0.0.1", self._port), HELD_ANSWER_SECONDS) as wire:
+            wire.sendall(self._data)
+            with contextlib.suppress(TimeoutError):
+                wire.recv(1_024)
 
 
 def requests_in(data: bytes) -> Sequence[int]:

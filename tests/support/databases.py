@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
+import subprocess
+import sys
+import threading
+import time
 import weakref
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
 import psycopg
 from psycopg import sql
 from psycopg.rows import dict_row
 from pydantic import SecretStr
 
-from devstack import Postgres
+from devstack import Direction, Postgres, Proxy
+from devstack.waiting import wait_until
 from processor.engine.batch import Committed, DeadLetter, OutboxEntry, Partition, Record, Source
 from processor.engine.database import Database, application_name
 from processor.engine.ledger import Ledger
@@ -25,6 +33,7 @@ from processor.settings import Database as DatabaseSettings
 from processor.settings import Settings
 from tests.support.engine import free_steps
 
+T = TypeVar("T")
 _templates: weakref.WeakKeyDictionary[Postgres, str] = weakref.WeakKeyDictionary()
 _numbers = itertools.count(1)
 
@@ -64,9 +73,11 @@ def emptied(url: str) -> None:
 class Observed:
     """What stands in a database, asked on a connection of its own."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, connect: Callable[..., Any] = psycopg.connect) -> None:
         self.url = url
-        self.connection = psycopg.connect(url, autocommit=True, row_factory=dict_row)
+        self.connection: psycopg.Connection[dict[str, Any]] = connect(
+            url, autocommit=True, row_factory=dict_row
+        )
 
     def rows(self, query: str, *parameters: Any) -> list[dict[str, Any]]:
         return self.connection.execute(query.encode(), parameters).fetchall()
@@ -115,15 +126,28 @@ class Observed:
 
 
 class PostgresWorld:
-    """Stores and ledgers of one group, over one real database."""
+    """Stores and ledgers of one group, over one database.
 
-    def __init__(self, url: str, group: str, proxied_url: str | None = None) -> None:
+    :param proxied_url: where the connections made with ``proxied`` go.
+    :param connect: as ``psycopg.connect``.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        group: str,
+        proxied_url: str | None = None,
+        connect: Callable[..., Any] = psycopg.connect,
+    ) -> None:
         self.url = url
         self.group = group
         self.proxied_url = proxied_url or url
-        self.observed = Observed(url)
+        self._connect = connect
+        self.observed = Observed(url, connect)
         self._open: list[Database] = []
         self._helpers: dict[str, Ledger] = {}
+        self._connections: list[psycopg.Connection[tuple[Any, ...]]] = []
+        self._pool = ThreadPoolExecutor(8)
 
     def database(
         self, slot: str = "a", isolation: str = "READ COMMITTED", *, proxied: bool = False
@@ -131,7 +155,7 @@ class PostgresWorld:
         url = self.proxied_url if proxied else self.url
         settings = DatabaseSettings(url=SecretStr(url))
         name = application_name(self.group, f"{self.group}:{slot}:0")
-        database = Database(settings, name, isolation, free_steps())
+        database = Database(settings, name, isolation, free_steps(), self._connect)
         self._open.append(database)
         return database
 
@@ -183,10 +207,104 @@ class PostgresWorld:
         ) as rows:
             return rows.renew(row, None)
 
+    def connection(self, name: str = "test") -> psycopg.Connection[tuple[Any, ...]]:
+        """A connection of the test's own."""
+        connection = self._connect(self.url, autocommit=True, application_name=name)
+        self._connections.append(connection)
+        return connection
+
+    def begin(self, call: Callable[[], T]) -> Future[T]:
+        """Run it beside the test."""
+        return self._pool.submit(call)
+
+    def wait_for_waiters(self, count: int = 1) -> None:
+        """Until so many statements wait for locks."""
+        waiting = (
+            "SELECT count(*) FROM pg_stat_activity"
+            " WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        )
+        wait_until(lambda: self.observed.value(waiting) >= count, 20, "a statement that waits")
+
+    def together(self, *calls: Callable[[], T]) -> list[T]:
+        """Run them at the same time, each in a thread; what they return."""
+        return [future.result(60) for future in [self.begin(call) for call in calls]]
+
+    def barrier(self, parties: int) -> Callable[[], object]:
+        """Who calls it waits until all of them have; as often as they like."""
+        barrier = threading.Barrier(parties)
+        return lambda: barrier.wait(20)
+
+    def now(self) -> float:
+        """Monotonic seconds."""
+        return time.monotonic()
+
+    def wait_until(self, condition: Callable[[], bool], what: str) -> None:
+        wait_until(condition, 20, what)
+
+    @contextmanager
+    def stopped_holder(self, application: str) -> Iterator[Callable[[], None]]:
+        """A process that holds the lock of every row and stands still; what kills it."""
+        process = subprocess.Popen(
+            [sys.executable, "-c", HOLDER, self.url, application], stdout=subprocess.PIPE, text=True
+        )
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "locked\n"
+            os.kill(process.pid, signal.SIGSTOP)
+            yield process.kill
+        finally:
+            process.kill()
+            process.wait()
+
     def close(self) -> None:
         for database in self._open:
             database.close()
+        for connection in self._connections:
+            connection.close()
         self.observed.close()
+        self._pool.shutdown()
+
+
+class ProxiedWorld(PostgresWorld):
+    """One real database, with a proxy before it."""
+
+    def __init__(self, url: str, group: str, proxy: Proxy, port: int) -> None:
+        super().__init__(url, group, url.replace(f":{port}/", f":{proxy.port}/"))
+        self._proxy = proxy
+
+    @contextmanager
+    def losing_commits(self, *, reached: bool) -> Iterator[None]:
+        """The connection breaks at COMMIT: after the server has got it, or before."""
+        proxy = self._proxy
+
+        def cut_at_commit(direction: Direction, data: bytes) -> bytes | None:
+            if direction is Direction.TO_SERVER and b"COMMIT" in data:
+                proxy.on_data = lose_answers
+                if not reached:
+                    threading.Thread(target=proxy.sever).start()
+                    return None
+            return data
+
+        def lose_answers(direction: Direction, data: bytes) -> bytes | None:
+            if direction is Direction.TO_CLIENT:
+                threading.Thread(target=proxy.sever).start()
+                return None
+            return data
+
+        proxy.on_data = cut_at_commit
+        try:
+            yield
+        finally:
+            proxy.on_data = None
+
+
+HOLDER = """
+import sys, time, psycopg
+connection = psycopg.connect(sys.argv[1], application_name=sys.argv[2])
+connection.execute("SELECT 1 FROM processor.progress FOR UPDATE")
+print("locked", flush=True)
+time.sleep(600)
+"""
 
 
 def entry_of(row: Row, first: int, end: int, outputs: Sequence[bytes] = ()) -> OutboxEntry:

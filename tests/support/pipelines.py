@@ -10,6 +10,7 @@ import os
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -147,6 +148,21 @@ def slow(event: Act, message: Message[Act], tx: Transaction) -> None:
     time.sleep(0.05)
 
 
+def hang(event: Act, message: Message[Act], tx: Transaction) -> None:
+    """The first time, for far too long; the file that the text names remembers it."""
+    mark = Path(event.text)
+    if not mark.exists():
+        mark.touch()
+        time.sleep(60)
+
+
+def linger(event: Act, message: Message[Act], tx: Transaction) -> None:
+    """Works on after a statement, while the file that the text names is there."""
+    tx.fetch_one("SELECT 1")
+    if Path(event.text).exists():
+        time.sleep(1.5)
+
+
 def odd(event: Act, message: Message[Act], tx: Transaction) -> Output:
     """Outputs that Kafka or its client would not take; the text names the field."""
     fields: dict[str, dict[str, Any]] = {
@@ -175,6 +191,8 @@ DEEDS: dict[str, Any] = {
     "swallow": swallow,
     "slow": slow,
     "odd": odd,
+    "hang": hang,
+    "linger": linger,
 }
 
 

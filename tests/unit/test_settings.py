@@ -186,6 +186,11 @@ def test_a_property_without_quotes_is_told_to_be_quoted(write: Write) -> None:
         ("batch_max_messages = 'many'", "batch_max_messages: Input should be a valid integer"),
         ("[kafka]\ngroup_protocol = 'share'", "kafka.group_protocol: Input should be 'classic'"),
         ("[database]\nidle_in_transaction_timeout_seconds = 11", "idle_in_transaction_timeout"),
+        (
+            "[kafka]\nmax_poll_interval_seconds = 6",
+            "must not be below session_timeout_seconds (10)",
+        ),
+        ("[kafka]\ntransaction_timeout_seconds = 9", "kafka.transaction_timeout_seconds: "),
         ("instance = ''", "instance: String should have at least 1 character"),
         ("log_level = 'loud'", "log_level: Input should be 'debug'"),
         ("kafka = 3", "kafka: "),

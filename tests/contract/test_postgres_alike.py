@@ -1,0 +1,102 @@
+"""The same random statements on the real and on the simulated Postgres: the same answers."""
+
+from __future__ import annotations
+
+from random import Random
+from typing import Any
+
+import psycopg
+import pytest
+
+from tests.simulation.postgres.world import SimulatedWorld
+from tests.support.databases import PostgresWorld
+
+TABLE = "CREATE TABLE alike (n int PRIMARY KEY, text text, total bigint UNIQUE)"
+STATEMENTS = (
+    "BEGIN; SET LOCAL lock_timeout = 15",
+    "BEGIN; SET LOCAL lock_timeout = 15",
+    "COMMIT",
+    "COMMIT",
+    "ROLLBACK",
+    "SAVEPOINT message",
+    "RELEASE SAVEPOINT message",
+    "ROLLBACK TO SAVEPOINT message",
+    "INSERT INTO alike VALUES ({n}, '{word}')",
+    "INSERT INTO alike VALUES ({n}, '{word}', {m}), ({m}, NULL, {n})",
+    "INSERT INTO alike VALUES ({n}, '{word}', {m}) ON CONFLICT DO NOTHING",
+    "INSERT INTO alike AS t (n, total) SELECT * FROM unnest('{{{n},{m}}}'::int[],"
+    " '{{{m},NULL}}'::bigint[]) ON CONFLICT (n) DO UPDATE"
+    " SET total = COALESCE(t.total, 0) + COALESCE(EXCLUDED.total, 0)",
+    "INSERT INTO alike AS t (n, total) VALUES ({n}, {m}) ON CONFLICT (total) DO UPDATE"
+    " SET text = GREATEST(t.text, '{word}') RETURNING t.n, text",
+    "UPDATE alike SET text = text || '{word}' WHERE n <= {n}",
+    "UPDATE alike SET n = {m} WHERE n = {n} RETURNING n, total",
+    "UPDATE alike a SET total = b.t FROM unnest('{{{n}}}'::int[], '{{{m}}}'::bigint[]) AS b (n, t)"
+    " WHERE a.n = b.n AND a.total IS NULL",
+    "UPDATE alike SET total = NULLIF(total, {m}), text = CASE WHEN total < {n} THEN '{word}' END",
+    "DELETE FROM alike WHERE n = {n}",
+    "DELETE FROM alike WHERE NOT total = {m} AND text LIKE '{word}%' RETURNING n",
+    "SELECT * FROM alike ORDER BY n",
+    "SELECT n, total FROM alike WHERE total >= {n} ORDER BY total DESC LIMIT 2 FOR UPDATE",
+    "SELECT count(*), max(total), min(text), sum(total)::bigint, count(text) FROM alike",
+    "SELECT n FROM alike WHERE (n, total) IN (SELECT * FROM unnest('{{{n},{m}}}'::int[],"
+    " '{{{m},{n}}}'::bigint[])) ORDER BY n FOR UPDATE NOWAIT",
+    "WITH gone AS (DELETE FROM alike WHERE n = {n} RETURNING n, text) SELECT * FROM gone",
+    "SELECT 7 / ({n} - {m}), -7 / {n}",
+    "SELECT * FROM alike WHERE n = ANY ('{{{n},{m}}}'::int[]) AND (total IS NULL OR total > 1)"
+    " ORDER BY n",
+)
+
+
+def script(seed: int, length: int) -> list[tuple[int, str]]:
+    """Statements, each with the number of the connection that sends it."""
+    random = Random(seed)
+    return [
+        (
+            random.randrange(3),
+            random.choice(STATEMENTS).format(
+                n=random.randint(1, 4), m=random.randint(1, 4), word=random.choice("ab")
+            ),
+        )
+        for _ in range(length)
+    ]
+
+
+def answers(world: PostgresWorld, statements: list[tuple[int, str]]) -> list[Any]:
+    world.observed.execute(TABLE)
+    connections = [world.connection() for _ in range(3)]
+    for connection in connections:
+        connection.execute("SET lock_timeout = 15")
+    told: list[Any] = []
+    for number, statement in statements:
+        connection = connections[number]
+        try:
+            cursor = connection.execute(statement.encode())
+        except psycopg.Error as error:
+            told.append((number, statement, error.sqlstate))
+        else:
+            rows = None if "RETURNING" in statement else _rows(cursor)
+            told.append((number, statement, cursor.statusmessage, rows))
+        told.append(connection.info.transaction_status.name)
+    for connection in connections:
+        connection.execute("ROLLBACK")
+    told.append(world.observed.rows("SELECT * FROM alike ORDER BY n"))
+    return told
+
+
+def _rows(cursor: Any) -> list[Any] | None:
+    try:
+        rows: list[Any] = cursor.fetchall()
+    except psycopg.ProgrammingError:
+        return None
+    return rows
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_they_answer_alike(real_world: PostgresWorld, group: str, seed: int) -> None:
+    simulated = SimulatedWorld(group)
+    statements = script(seed, 80)
+    real = answers(real_world, statements)
+    for at, (expected, found) in enumerate(zip(real, answers(simulated, statements), strict=True)):
+        assert found == expected, f"answer {at} to {statements[: at // 2 + 1]}"
+    simulated.close()

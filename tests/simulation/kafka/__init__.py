@@ -1,0 +1,1 @@
+"""Kafka in memory: one broker, and clients with the methods of confluent_kafka that are used."""

@@ -1,0 +1,485 @@
+"""The engine with one guard taken out, one at a time: each must be caught, or the harness is blind.
+
+A mutant is a patch of the real engine, in place while a simulation runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from dataclasses import dataclass, replace
+from typing import Any
+from unittest import mock
+
+import msgspec
+from confluent_kafka import TopicPartition
+
+from processor.engine import catchup, locked_rows, store
+from processor.engine.batch import Committed, Partition
+from processor.engine.batches import Batches, Effects
+from processor.engine.catchup import Catchup
+from processor.engine.clients import CALL_TIMEOUT_SECONDS, LogLines
+from processor.engine.cluster import Cluster, TopicFacts
+from processor.engine.consumer import Consumer, Flow
+from processor.engine.failures import DatabaseDoubt, PublishDoubt
+from processor.engine.housekeeping import Housekeeping, row_of, sent
+from processor.engine.locked_rows import Known, LockedRows
+from processor.engine.partitions import Owned, Partitions
+from processor.engine.producer import TransactionalProducer
+from processor.engine.publisher import Publisher
+from processor.engine.recovery import make_metadata
+from processor.engine.store import Store
+from processor.engine.worker import Worker
+from tests.simulation import pipeline as simulated
+from tests.simulation.kafka.membership import GroupMetadata
+from tests.simulation.kafka.offsets import Offset
+
+Patch = AbstractContextManager[object]
+GROUP = "simulation"
+OUTSIDE_PRODUCER = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """``plant`` puts the bug in place for as long as its context lasts."""
+
+    name: str
+    plant: Callable[[], Patch]
+
+
+MUTANTS: dict[str, Mutant] = {}
+
+
+def mutant(plant: Callable[[], Patch]) -> Callable[[], Patch]:
+    name = plant.__name__.replace("_", "-")
+    MUTANTS[name] = Mutant(name, plant)
+    return plant
+
+
+@contextmanager
+def together(*patches: Any) -> Iterator[None]:
+    with ExitStack() as stack:
+        for each in patches:
+            stack.enter_context(each)
+        yield
+
+
+def nothing(*_: object) -> None:
+    """What is left of a guard that was taken out."""
+
+
+def without(module: Any, statement: str, *conditions: str) -> Any:
+    """A statement of the engine, with conditions taken out of its text."""
+    text = getattr(module, statement)
+    for condition in conditions:
+        assert condition in text, f"{statement} has no {condition!r}"
+        text = text.replace(condition, "TRUE")
+    return mock.patch.object(module, statement, text)
+
+
+# Postgres
+
+
+@mutant
+def no_compare_and_set() -> Patch:
+    return without(store, "_COMPARE_AND_SET", "p.next_offset = b.first", "p.token = b.token")
+
+
+@mutant
+def token_not_compared() -> Patch:
+    return without(store, "_COMPARE_AND_SET", "p.token = b.token")
+
+
+@mutant
+def row_count_not_read() -> Patch:
+    return mock.patch.object(store._Written, "check", nothing)
+
+
+@mutant
+def prune_by_h() -> Patch:
+    renew = LockedRows.renew
+
+    def renew_and_prune(self: LockedRows, row: Any, *arguments: Any, **named: Any) -> str:
+        token = renew(self, row, *arguments, **named)
+        self._connection.execute(
+            "DELETE FROM processor.outbox WHERE progress_id = %s AND next_offset <= %s",
+            (row.id, row.next_offset),
+        )
+        return token
+
+    return mock.patch.object(LockedRows, "renew", renew_and_prune)
+
+
+@mutant
+def p_raised_from_belief() -> Patch:
+    raise_published = Housekeeping._raise_published
+
+    def believed(self: Housekeeping, running: Sequence[Owned]) -> None:
+        offsets = {
+            each.partition: Committed(
+                each.sent_offset, make_metadata(row_of(each).lineage, row_of(each).token)
+            )
+            for each in running
+        }
+        with mock.patch.object(self, "_cluster", mock.Mock(committed=lambda _: offsets)):
+            raise_published(self, running)
+
+    return mock.patch.object(Housekeeping, "_raise_published", believed)
+
+
+@mutant
+def outbox_read_before_the_row_lock() -> Patch:
+    def read(
+        self: LockedRows, committed: Mapping[Partition, Committed], topic_ids: Mapping[str, str]
+    ) -> None:
+        wanted = (
+            [partition.topic for partition in committed],
+            [partition.number for partition in committed],
+            self._group_id,
+        )
+        early: dict[Partition, Known] = {}
+        for lock in ("", "FOR UPDATE OF p"):
+            statement = locked_rows._LOCK.replace("FOR UPDATE OF p", lock)
+            self.known = {partition: Known() for partition in committed}
+            for row in self._connection.execute(statement, wanted).fetchall():
+                partition = Partition(row[1], row[2])
+                self._place(self.known[partition], row, topic_ids.get(partition.topic))
+            if not lock:
+                self._read_outbox(committed)
+                early = self.known
+        for partition, known in self.known.items():
+            known.outbox, known.entries = early[partition].outbox, early[partition].entries
+
+    return mock.patch.object(LockedRows, "read", read)
+
+
+@mutant
+def plain_reading_after_an_unknown_commit() -> Patch:
+    """Whether a COMMIT without an answer stands is looked up, and believed."""
+
+    def take_effect(self: Batches, effects: Effects) -> None:
+        if not effects.moved:
+            self._store.rollback()
+            return
+        self._write(effects)
+        try:
+            self._store.commit_written()
+        except DatabaseDoubt:
+            if not _stands(self._store, effects):
+                raise
+            self._store._finished()
+        for each in effects.moved:
+            self._believe(each)
+        if effects.sent:
+            self._publisher.commit()
+            for each in effects.moved:
+                sent(self._partitions[each.partition])
+
+    return mock.patch.object(Batches, "_take_effect", take_effect)
+
+
+def _stands(of: Store, effects: Effects) -> bool:
+    try:
+        connection = of._database.connection()
+        for advance in effects.advances:
+            found = connection.execute(
+                "SELECT next_offset FROM processor.progress WHERE id = %s", (advance.progress_id,)
+            ).fetchone()
+            if found is None or found[0] != advance.next:
+                return False
+    except Exception:
+        return False
+    return True
+
+
+# The two together
+
+
+@mutant
+def kafka_ends_before_postgres() -> Patch:
+    def take_effect(self: Batches, effects: Effects) -> None:
+        if not effects.moved:
+            self._store.rollback()
+            return
+        self._write(effects)
+        if effects.sent:
+            self._publisher.commit()
+        self._store.commit_written()
+        for each in effects.moved:
+            self._believe(each)
+            if effects.sent:
+                sent(self._partitions[each.partition])
+
+    return mock.patch.object(Batches, "_take_effect", take_effect)
+
+
+@mutant
+def early_outputs_kept_across_a_run() -> Patch:
+    send = Publisher.send
+
+    def once_more(self: Publisher, entries: Any, offsets: Any, snapshot: object) -> None:
+        if not self._open:
+            return send(self, entries, offsets, snapshot)
+        line = self._in_turn()
+        line.offsets_sent(CALL_TIMEOUT_SECONDS)
+        line.produce(entries)
+        line.send_offsets(
+            self._clients.background,
+            [TopicPartition(*partition, at, metadata) for partition, at, metadata in offsets],
+            snapshot,
+        )
+        return None
+
+    return together(
+        mock.patch.object(Publisher, "send", once_more),
+        mock.patch.object(Batches, "_undo", lambda self: self._store.rollback()),
+    )
+
+
+@mutant
+def handlers_run_again_for_a_publish() -> Patch:
+    republish = Catchup.republish
+
+    def anew(entry: Any) -> Any:
+        records = [
+            record._replace(
+                value=msgspec.json.encode(
+                    msgspec.structs.replace(
+                        msgspec.json.decode(record.value or b"", type=simulated.Told),
+                        run=simulated.runs.next(),
+                    )
+                )
+            )
+            for record in entry.records
+        ]
+        return replace(entry, records=records)
+
+    def with_new_outputs(self: Catchup, unpublished: Sequence[Any], snapshot: object) -> None:
+        again = [replace(each, entries=[anew(e) for e in each.entries]) for each in unpublished]
+        republish(self, again, snapshot)
+
+    return mock.patch.object(Catchup, "republish", with_new_outputs)
+
+
+@mutant
+def outbox_order_lost() -> Patch:
+    chunks = catchup.chunks
+
+    def reversed_chunks(entries: Sequence[Any], limit_bytes: int) -> list[list[Any]]:
+        return [list(reversed(chunk)) for chunk in chunks(entries, limit_bytes)]
+
+    def send_again(self: Catchup, each: Any, snapshot: object) -> None:
+        metadata = make_metadata(each.row.lineage, each.row.token)
+        for chunk in reversed_chunks(each.entries, 2**40):
+            end = max(entry.next for entry in chunk)
+            self._publisher.send(chunk, [(each.owned.partition, end, metadata)], snapshot)
+            self._publisher.commit()
+
+    return mock.patch.object(Catchup, "_send_again", send_again)
+
+
+# Kafka's transaction
+
+
+@mutant
+def offsets_outside_the_transaction() -> Patch:
+    def send_offsets(
+        self: TransactionalProducer, background: Any, offsets: Any, snapshot: Any
+    ) -> None:
+        self._sending = background(lambda: _commit_outside(self._client, offsets, snapshot))
+
+    return mock.patch.object(TransactionalProducer, "send_offsets", send_offsets)
+
+
+def _commit_outside(client: Any, offsets: Sequence[TopicPartition], snapshot: Any) -> None:
+    """OffsetCommit, as a plain consumer would send it."""
+
+    def serve() -> None:
+        group = client._broker.group(snapshot.group_id)
+        group.check_commit(*snapshot.member)
+        at = {(o.topic, o.partition): Offset(o.offset, o.metadata) for o in offsets}
+        group.offsets.add(OUTSIDE_PRODUCER, at)
+        group.offsets.mark(OUTSIDE_PRODUCER, True)
+
+    client._connection.call("OffsetCommit", serve, CALL_TIMEOUT_SECONDS)
+
+
+@mutant
+def producer_reused_after_a_doubt() -> Patch:
+    """Its transaction is aborted, and the producer kept, as is usual elsewhere."""
+
+    def retire(self: Publisher) -> None:
+        if self._open and self._producers:
+            try:
+                line = self._in_turn()
+                line.abort()
+            except PublishDoubt:
+                for each in self._producers:
+                    each.drop()
+                self._producers = []
+            else:
+                forget(line)
+        self._open = False
+
+    return mock.patch.object(Publisher, "retire", retire)
+
+
+@mutant
+def one_producer_kept_after_a_doubt() -> Patch:
+    """The one in doubt, of all things: what it has open goes on being open."""
+    begin, prepare = TransactionalProducer.begin, Publisher.prepare
+    kept: dict[int, tuple[int, TransactionalProducer]] = {}
+
+    def retire(self: Publisher) -> None:
+        if self._producers:
+            at = self._turn % len(self._producers)
+            forget(self._producers[at])
+            kept[id(self)] = at, self._producers[at]
+            for each in self._producers[:at] + self._producers[at + 1 :]:
+                each.drop()
+        self._producers = []
+        self._open = False
+
+    def prepare_the_other(self: Publisher) -> None:
+        if self._producers or id(self) not in kept:
+            return prepare(self)
+        at, line = kept[id(self)]
+        names, self._transactional_ids = self._transactional_ids, list(self._transactional_ids)
+        del self._transactional_ids[at]
+        try:
+            prepare(self)
+        finally:
+            self._transactional_ids = names
+        del kept[id(self)]
+        self._producers.insert(at, line)
+        return None
+
+    def begin_or_go_on(self: TransactionalProducer) -> None:
+        with suppress(PublishDoubt):
+            begin(self)
+
+    return together(
+        mock.patch.object(Publisher, "retire", retire),
+        mock.patch.object(Publisher, "prepare", prepare_the_other),
+        mock.patch.object(TransactionalProducer, "begin", begin_or_go_on),
+    )
+
+
+def forget(line: TransactionalProducer) -> None:
+    """What was told of it before."""
+    line.failures.clear()
+    line._log.suspicious.clear()
+
+
+@mutant
+def silent_resends_ignored() -> Patch:
+    return mock.patch.object(LogLines, "emit", nothing)
+
+
+@mutant
+def k_read_unstable() -> Patch:
+    admin = Cluster._admin
+
+    class Unstable:
+        def __init__(self, real: Any) -> None:
+            self._real = real
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._real, name)
+
+        def list_consumer_group_offsets(self, requests: Any, **options: Any) -> Any:
+            return self._real.list_consumer_group_offsets(
+                requests, **{**options, "require_stable": False}
+            )
+
+    return mock.patch.object(Cluster, "_admin", lambda self: Unstable(admin(self)))
+
+
+# The group
+
+
+@mutant
+def metadata_without_a_member() -> Patch:
+    return mock.patch.object(
+        Consumer,
+        "snapshot",
+        property(
+            lambda self: GroupMetadata(GROUP, "", -1, None),
+            lambda self, _: None,
+        ),
+        create=True,
+    )
+
+
+@mutant
+def fresh_metadata_after_a_rejoin() -> Patch:
+    return mock.patch.object(
+        Consumer,
+        "snapshot",
+        property(lambda self: self._client.consumer_group_metadata(), lambda self, _: None),
+        create=True,
+    )
+
+
+@mutant
+def batch_kept_across_a_revoke() -> Patch:
+    """What was believed and in hand goes on when the partition comes back."""
+    replace_all, on_assign = Partitions.replace, Consumer._on_assign
+
+    def keep(self: Partitions, partitions: Any) -> None:
+        before = dict(self.owned)
+        replace_all(self, partitions)
+        for partition in self.owned:
+            if partition in before:
+                self.owned[partition] = before[partition]
+
+    def assigned(self: Consumer, client: Any, assigned: list[TopicPartition]) -> None:
+        flows = dict(self._flows)
+        on_assign(self, client, assigned)
+        for partition, flow in flows.items():
+            if partition in self._owned:
+                client.seek(TopicPartition(*partition, flow.position))
+                client.resume([TopicPartition(*partition)])
+                self._flows[partition] = flow
+
+    return together(
+        mock.patch.object(Partitions, "replace", keep),
+        mock.patch.object(Partitions, "remove", nothing),
+        mock.patch.object(Worker, "revoked", nothing),
+        mock.patch.object(Consumer, "_on_assign", assigned),
+        mock.patch.object(Consumer, "_on_revoke", nothing),
+        mock.patch.object(Consumer, "_changed", nothing),
+    )
+
+
+@mutant
+def dropped_without_seeking_back() -> Patch:
+    def start(self: Consumer, positions: dict[Partition, tuple[int, int | None]]) -> None:
+        for partition, (offset, _) in positions.items():
+            target = TopicPartition(*partition, offset)
+            if partition not in started.setdefault(id(self), set()):
+                started[id(self)].add(partition)
+                self._client.seek(target)
+            self._flows[partition] = Flow(offset)
+            self._client.resume([TopicPartition(*partition)])
+
+    started: dict[int, set[Partition]] = {}
+    return mock.patch.object(Consumer, "_start", start)
+
+
+@mutant
+def topic_id_not_checked() -> Patch:
+    topics = Cluster.topics
+    first: dict[str, TopicFacts] = {}
+
+    def as_first_seen(self: Cluster, names: Any) -> dict[str, TopicFacts | str]:
+        found = topics(self, names)
+        for name, fact in found.items():
+            if isinstance(fact, TopicFacts):
+                first.setdefault(name, fact)
+        return {name: first.get(name, fact) for name, fact in found.items()}
+
+    return together(
+        mock.patch.object(Cluster, "topics", as_first_seen),
+        mock.patch.object(Housekeeping, "_check_topics", nothing),
+    )

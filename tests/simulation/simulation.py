@@ -1,0 +1,431 @@
+"""One seed: real workers over fakes of Kafka and Postgres, faults, calm, and the audit."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from functools import partial
+from unittest import mock
+
+import msgspec
+from pydantic import SecretStr
+
+from processor.engine import assembly, batches, locked_rows
+from processor.engine import worker as worker_module
+from processor.engine.assembly import Slot, assemble
+from processor.engine.batch import Partition
+from processor.engine.cluster import Cluster
+from processor.engine.database import Database, application_name
+from processor.engine.register import Report
+from processor.engine.steps import Edge, Step, Steps
+from processor.engine.watchdog import Watchdog
+from processor.errors import Exit, ProcessorError
+from processor.settings import Database as DatabaseSettings
+from processor.settings import Kafka as KafkaSettings
+from processor.settings import Settings
+from tests.simulation import pipeline as simulated
+from tests.simulation.audit import Audit
+from tests.simulation.kafka.broker import Broker
+from tests.simulation.kafka.clients import SimulatedClients
+from tests.simulation.network import Fate, Network, Request
+from tests.simulation.pipeline import INPUT, OUTPUT, PARTITIONS_OUT, Act, pipeline
+from tests.simulation.plan import CALM_SECONDS, AimedFault, Arrival, Plan, TimedFault, draw
+from tests.simulation.postgres import Server, State
+from tests.simulation.scheduler import OUTSIDE, Killed, Process, Scheduler, Task
+from tests.simulation.timeline import Timeline, Told
+
+GROUP = "simulation"
+INSTANCE = "host"
+SESSION_SECONDS = 3.0
+TRANSACTION_SECONDS = 10.0
+RESTART_SECONDS = 0.3
+IDLE_SECONDS = 0.4
+"""How long a worker waits for messages: longer than in earnest, because each turn costs."""
+LOOK_SECONDS = 0.25
+STANDBY_SECONDS = 1.0
+REST_SECONDS = 120.0
+"""How long it may take after the last fault until everything is at rest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Halted:
+    """A partition has stopped, and says why."""
+
+    partition: Partition
+    reason: str
+    detail: str
+
+    def __str__(self) -> str:
+        return f"{self.partition} halts: {self.reason}: {self.detail}"
+
+
+class Observed(Told):
+    """Also keeps the halts, of which there must be none without a cause."""
+
+    def __init__(self, timeline: Timeline, who: str, halts: list[Halted]) -> None:
+        super().__init__(timeline, who)
+        self._halts = halts
+
+    def entered(self, report: Report) -> None:
+        super().entered(report)
+        if report.state == "halted":
+            self._halts.append(Halted(report.partition, str(report.reason), str(report.detail)))
+
+
+class WatchedBroker(Broker):
+    """Says when a K may have moved."""
+
+    watch: Callable[[], None]
+
+    def mark_group(self, group: str, producer_id: int, commit: bool) -> None:
+        super().mark_group(group, producer_id, commit)
+        self.watch()
+
+
+class Clock:
+    """Implements the engine's ``Clock`` with virtual time."""
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        self.now = scheduler.now
+        self.sleep = scheduler.pause
+
+
+class Failover(Enum):
+    """From a primary to its synchronous standby."""
+
+    NONE = auto()
+    ARMED = auto()
+    """The next COMMIT is the one."""
+    AWAY = auto()
+    """The standby is away: no COMMIT is answered."""
+
+
+@dataclass(slots=True)
+class Place:
+    """A slot: its process comes and goes."""
+
+    number: int
+    process: Process = OUTSIDE
+    task: Task | None = None
+    stopping: bool = False
+    start_at: float = 0.0
+    visits: dict[tuple[Step, Edge], int] = field(default_factory=dict)
+
+    def end(self) -> None:
+        self.stopping = True
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a seed."""
+
+    plan: Plan
+    violations: tuple[str, ...]
+    seconds: float
+    """Virtual."""
+    messages: int
+    switches: int
+    timeline: str
+
+
+class Simulation:
+    """The world of one seed. Not to be used twice."""
+
+    def __init__(self, seed: int, trace: bool = False) -> None:
+        self.plan = draw(seed, simulated.DEEDS)
+        self.time = Scheduler(seed)
+        self.network = Network(self.time)
+        self.timeline = Timeline(self.time, trace)
+        self.broker = WatchedBroker(self.time)
+        self.server = Server(self.time, self.network)
+        self.broker.create_topic(INPUT, self.plan.partitions)
+        self.broker.create_topic(OUTPUT, PARTITIONS_OUT)
+        for table in simulated.metadata.sorted_tables:
+            self.server.create_table(table)
+        taken = self.server.connect(autocommit=True)
+        taken.execute("INSERT INTO once (n) VALUES (%s)", (simulated.TAKEN,))
+        taken.close()
+        self.places = [Place(number) for number in range(self.plan.slots)]
+        self.audit = Audit(self.broker, self.server, self.plan.partitions, GROUP)
+        self.broker.watch = self.audit.sample
+        self.server.standby = self._committed
+        self.halts: list[Halted] = []
+        self.may_halt: set[str] = set()
+        """The reasons that something has given."""
+        self.bugs: list[str] = []
+        self.settings = Settings(
+            kafka=KafkaSettings(
+                session_timeout_seconds=SESSION_SECONDS,
+                transaction_timeout_seconds=TRANSACTION_SECONDS,
+            ),
+            database=DatabaseSettings(url=SecretStr("postgresql://simulated/")),
+            group_id=GROUP,
+            instance=INSTANCE,
+            batch_max_messages=self.plan.batch,
+            batch_max_seconds=0.5,
+            halt_recheck_seconds=2.0,
+            topic_check_seconds=3.0,
+        )
+        self._left = len(self.plan.arrivals)
+        self._calm = False
+        self._over = False
+        self._at_rest = False
+        self._failover = Failover.NONE
+        self.network.held_seconds = lambda: STANDBY_SECONDS
+
+    def run(self) -> Outcome:
+        """From the first message to rest, a drain and the audit."""
+        with self._own_chance():
+            simulated.begin(self.time.pause)
+            self._schedule()
+            self.time.run(lambda: self._at_rest, CALM_SECONDS + REST_SECONDS)
+            violations = [str(each) for each in self.halts if each.reason not in self.may_halt]
+            violations += self.bugs
+            if not self._at_rest:
+                violations.append(f"not at rest: {self.audit.state()}")
+            self._over = True
+            for place in self.places:
+                place.end()
+            if not self.time.run(self._ended, self.time.now() + 60):
+                violations.append("the drain does not end")
+            if not self.time.run(self.broker.settled, self.time.now() + 60):
+                violations.append("a transaction is left open")
+            violations += [f"the fake of Postgres: {error!r}" for error in self.server.failures]
+            violations += self.audit.violations(self._halted())
+            return self._outcome(violations)
+
+    def _outcome(self, violations: list[str]) -> Outcome:
+        return Outcome(
+            self.plan,
+            tuple(violations),
+            self.time.now(),
+            self.audit.messages,
+            self.time.switches,
+            str(self.timeline),
+        )
+
+    @contextmanager
+    def _own_chance(self) -> Iterator[None]:
+        """The engine's tokens and jitter follow from the seed as well."""
+        chance = random.Random(self.plan.seed)
+
+        def token_hex(count: int) -> str:
+            return chance.randbytes(count).hex()
+
+        with (
+            mock.patch.object(assembly, "token_hex", token_hex),
+            mock.patch.object(locked_rows, "token_hex", token_hex),
+            mock.patch.object(batches.random, "uniform", chance.uniform),
+            mock.patch.object(worker_module, "IDLE_SECONDS", IDLE_SECONDS),
+        ):
+            yield
+
+    # What happens when
+
+    def _schedule(self) -> None:
+        later = self.time.later
+        for arrival in self.plan.arrivals:
+            later(arrival.at, partial(self._arrive, arrival))
+        for fault in self.plan.timed:
+            later(fault.at, partial(self._inflict, fault))
+        later(CALM_SECONDS, self._calm_down)
+        self.network.fates = self._fate
+        for place in self.places:
+            place.start_at = self.time.random.uniform(0, 0.5)
+        self._supervise()
+
+    def _arrive(self, arrival: Arrival) -> None:
+        self._left -= 1
+        values = [
+            msgspec.json.encode(Act(self.audit.next_number(), deed, 1 + number % 2))
+            for number, deed in enumerate(arrival.deeds)
+        ]
+        offsets = self._append(arrival, values)
+        if arrival.transaction != "aborted":
+            self.audit.arrived(arrival.partition, offsets, values)
+        self.timeline.add("producer", f"{INPUT}/{arrival.partition}: {arrival}")
+
+    def _append(self, arrival: Arrival, values: list[bytes]) -> list[int]:
+        if arrival.transaction == "none":
+            return [self.broker.append(INPUT, arrival.partition, value) for value in values]
+        first = self.broker.log(INPUT, arrival.partition).end
+        keyed = [(None, value) for value in values]
+        commit = arrival.transaction == "committed"
+        self.broker.append_transaction(INPUT, arrival.partition, keyed, commit)
+        return list(range(first, first + len(values)))
+
+    def _inflict(self, fault: TimedFault) -> None:
+        self.timeline.add("fault", str(fault))
+        place = self.places[fault.slot]
+        later, process = self.time.later, place.process
+        if fault.kind == "kill":
+            process.kill()
+        elif fault.kind == "stop":
+            process.stopped_until = self.time.now() + fault.seconds
+        elif fault.kind.startswith("cut-"):
+            pair = (process.name, fault.kind.removeprefix("cut-"))
+            self.network.cut.add(pair)
+            later(fault.seconds, partial(self.network.cut.discard, pair))
+        elif fault.kind == "postgres":
+            self.server.kill()
+            later(fault.seconds, self.server.restart)
+        elif fault.kind == "kafka":
+            self.broker.restart(fault.seconds)
+        elif fault.kind == "failover":
+            self._failover = Failover.ARMED
+        elif fault.kind == "restore":
+            later(fault.seconds, partial(self._restore, self.server.snapshot()))
+        elif fault.kind == "recreate":
+            self.may_halt.add("topic-recreated")
+            self.audit.recreated()
+            self.broker.recreate_topic(INPUT, keep_offsets=self.time.random.random() < 0.5)
+        else:
+            place.end()
+            place.start_at = self.time.now() + fault.seconds
+
+    def _restore(self, state: State) -> None:
+        """Back to an older state, as after a failover to a lagging replica."""
+        self.timeline.add("fault", "the database is restored")
+        self.may_halt.add("database-history-lost")
+        self.audit.restored()
+        self.server.restore(state)
+
+    def _fail_over(self) -> None:
+        """The primary comes back from a crash in the middle of a COMMIT, which its synchronous
+        standby has not seen; a moment later the standby takes over. Nobody was told of a COMMIT
+        in between.
+        """
+        self.timeline.add("fault", "the primary restarts, the standby is away")
+        self._failover = Failover.AWAY
+        state = self.server.snapshot()
+        self.time.later(STANDBY_SECONDS / 10, self.server.restart)
+        self.time.later(STANDBY_SECONDS, partial(self._promote, state))
+
+    def _promote(self, state: State) -> None:
+        self.timeline.add("fault", "the standby is promoted")
+        self._failover = Failover.NONE
+        self.audit.restored()
+        self.server.restore(state)
+
+    def _calm_down(self) -> None:
+        self._calm = True
+        self.network.cut.clear()
+        self.time.later(LOOK_SECONDS, self._look)
+        self.timeline.add("fault", "no more faults")
+
+    def _fate(self, request: Request) -> Fate:
+        if self._failover is not Failover.NONE and request.name == "COMMIT":
+            if self._failover is Failover.AWAY:
+                return Fate.HELD
+            self._fail_over()
+            return Fate.REPLY_LOST
+        rate, fates = self.plan.fates.get(request.name, (0.0, ()))
+        if self._calm or request.process is OUTSIDE or self.time.random.random() >= rate:
+            fate = Fate.ARRIVES
+        else:
+            fate = self.time.random.choice(fates)
+        if self.timeline.on:
+            told = "" if fate is Fate.ARRIVES else f": {fate.name}"
+            self.timeline.add(request.process.name, f"{request.server} {request.name}{told}")
+        return fate
+
+    # Processes
+
+    def _supervise(self) -> None:
+        """Start what is to run and does not, again and again."""
+        now = self.time.now()
+        for place in self.places:
+            task = place.task
+            if task is not None and task.done():
+                self._ended_with(place, task)
+                place.task = task = None
+                place.stopping = False
+                place.start_at = max(place.start_at, now + RESTART_SECONDS)
+            if task is None and now >= place.start_at and not self._over:
+                self._start(place)
+        self.time.later(RESTART_SECONDS, self._supervise)
+
+    def _start(self, place: Place) -> None:
+        place.process = Process(f"worker-{place.number}")
+        place.task = self.time.spawn(place.process, partial(self._work, place, place.process))
+        self.timeline.add(place.process.name, "starts")
+
+    def _ended_with(self, place: Place, task: Task) -> None:
+        error = task.error
+        self.timeline.add(place.process.name, f"ends: {error!r}" if error else "ends")
+        if error is not None and not isinstance(error, (Killed, ProcessorError)):
+            self.bugs.append(f"{place.process.name} ended by {error!r}")
+
+    def _work(self, place: Place, process: Process) -> Exit:
+        told = Observed(self.timeline, process.name, self.halts)
+        steps = Steps(Watchdog(), told, partial(self._at_edge, place, process))
+        slot = Slot(GROUP, INSTANCE, place.number)
+        name = application_name(GROUP, str(slot))
+        database = Database(
+            self.settings.database, name, "READ COMMITTED", steps, self.server.connect
+        )
+        clients = SimulatedClients(self.broker, self.network, self.settings.kafka, GROUP, str(slot))
+        cluster = Cluster(clients.admin, GROUP, steps)
+        worker = assemble(
+            pipeline,
+            self.settings,
+            slot,
+            told,
+            lambda: place.stopping,
+            steps,
+            database,
+            clients,
+            cluster,
+            self.broker.cluster_id,
+            {OUTPUT: 1_000_000},
+            {},
+            Clock(self.time),
+        )
+        return worker.run(_no_beat)
+
+    def _halted(self) -> set[int]:
+        return {each.partition.number for each in self.halts if each.reason in self.may_halt}
+
+    def _committed(self) -> None:
+        """Postgres has committed something."""
+        self.audit.sample()
+
+    def _at_edge(self, place: Place, process: Process, step: Step, edge: Edge) -> None:
+        """A fault that is aimed at this edge befalls the process here."""
+        key = step, edge
+        visit = place.visits[key] = place.visits.get(key, 0) + 1
+        for fault in self.plan.aimed:
+            at = (fault.slot, fault.step, fault.edge, fault.visit)
+            if at == (place.number, step, edge, visit) and not self._calm:
+                self._befall(fault, process)
+
+    def _befall(self, fault: AimedFault, process: Process) -> None:
+        self.timeline.add("fault", str(fault))
+        if fault.kind == "kill":
+            process.kill()
+        elif fault.kind == "stop":
+            process.stopped_until = self.time.now() + fault.seconds
+        self.time.pause(fault.seconds if fault.kind == "stall" else 0.0)
+
+    # The end
+
+    def _look(self) -> None:
+        """Whether everything has arrived and taken effect, and nothing moves any more."""
+        self._at_rest = not self._left and self.audit.at_rest(self._halted())
+        if not self._at_rest:
+            self.time.later(LOOK_SECONDS, self._look)
+
+    def _ended(self) -> bool:
+        return all(place.task is None or place.task.done() for place in self.places)
+
+
+def _no_beat() -> None:
+    """Nobody watches the loop here."""
+
+
+def simulate(seed: int, trace: bool = False) -> Outcome:
+    """Run one seed; the same seed always goes the same way."""
+    return Simulation(seed, trace).run()
