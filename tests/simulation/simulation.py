@@ -193,7 +193,8 @@ class Simulation:
                 violations.append("the drain does not end")
             if not self.time.run(self.broker.settled, self.time.now() + 60):
                 violations.append("a transaction is left open")
-            violations += [f"the fake of Postgres: {error!r}" for error in self.server.failures]
+            failures = [*self.server.failures, *self.broker.failures]
+            violations += [f"a fake failed: {error!r}" for error in failures]
             violations += self.audit.violations(self._halted())
             return self._outcome(violations)
 
