@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 
 from tests.simulation.mutants import MUTANTS
+from tests.simulation.pipeline import DEEDS
+from tests.simulation.plan import draw
 from tests.simulation.simulation import simulate
 
 
@@ -26,8 +28,11 @@ def search(wanted: tuple[str, int]) -> tuple[int | None, int, str]:
     :param wanted: the mutant's name, and how many seeds to try.
     """
     name, seeds = wanted
+    mutant = MUTANTS[name]
     for seed in range(seeds):
-        with MUTANTS[name].plant():
+        if mutant.needs is not None and mutant.needs not in draw(seed, DEEDS).kinds:
+            continue
+        with mutant.plant():
             outcome = simulate(seed)
         if outcome.violations:
             return seed, seed + 1, outcome.violations[0]

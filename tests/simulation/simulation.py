@@ -174,6 +174,7 @@ class Simulation:
         self._over = False
         self._at_rest = False
         self._failover = Failover.NONE
+        self.network.late = lambda _: self.time.random.uniform(0.0, 1.5)
         self.network.held_seconds = lambda: STANDBY_SECONDS
 
     def run(self) -> Outcome:
