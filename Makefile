@@ -9,7 +9,7 @@ PARTS := .devstack/.parts
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test faults spec lint format clean
+.PHONY: help setup demo test faults simulate mutants spec lint format clean
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -25,6 +25,12 @@ test: setup ## all tests, on the real parts (PYTEST_ARGS='-k devstack')
 
 faults: setup ## a worker crashes, stops or fails at every edge of every step, on the real parts
 	FAULTS=all $(RUN) -m pytest -ra tests/faults/test_steps.py
+
+simulate: $(INSTALLED) ## the engine over fakes of Kafka and Postgres: SEEDS=100000, or SEED=17 with its timeline
+	@$(RUN) -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),100000))
+
+mutants: $(INSTALLED) ## one guard of the engine taken out at a time: the simulation must catch each
+	@$(RUN) -m tests.simulation --mutants --seeds $(or $(SEEDS),3000)
 
 spec: $(INSTALLED) ## the protocol, checked by TLC: large models, and each guard taken out
 	@$(RUN) -m spec.check small rest deep liveness large --guards

@@ -78,7 +78,7 @@ def owned(scene: Scene, service: Service) -> int:
 def agree(scene: Scene, partition: int, numbers: list[int]) -> None:
     """Exactly these, once each and in order, in Postgres and in Kafka."""
     scene.wait_rest(partition)
-    assert scene.effects(partition) == numbers
+    assert scene.effects(partition) == numbers, scene.dead_letters(partition)
     assert scene.told(partition) == numbers
 
 

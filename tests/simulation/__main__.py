@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import argparse
-import gc
 import os
 import sys
 from collections.abc import Iterator
@@ -13,6 +12,8 @@ from concurrent.futures import ProcessPoolExecutor
 from time import perf_counter
 
 from tests.simulation.mutants import MUTANTS
+from tests.simulation.search import chunk, search
+from tests.simulation.simulation import simulate
 
 CHUNK = 20
 SHOWN = 3
@@ -29,7 +30,7 @@ def main() -> int:
     if options.seed is not None:
         return one(options.seed, options.mutant)
     if options.mutants:
-        return mutants(options.seeds, options.processes)
+        return mutants(options.only or list(MUTANTS), options.seeds, options.processes)
     return many(options.first, options.seeds, options.processes)
 
 
@@ -41,13 +42,12 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--mutant", choices=sorted(MUTANTS), help="with this bug planted")
     parser.add_argument("--mutants", action="store_true", help="each bug, until a seed catches it")
+    parser.add_argument("--only", nargs="*", choices=sorted(MUTANTS), help="of --mutants: these")
     return parser.parse_args()
 
 
 def one(seed: int, mutant: str | None) -> int:
     """One seed, line by line."""
-    from tests.simulation.simulation import simulate
-
     if mutant:
         with MUTANTS[mutant].plant():
             outcome = simulate(seed, trace=True)
@@ -68,7 +68,7 @@ def many(first: int, count: int, processes: int) -> int:
     done = messages = failed = 0
     virtual = 0.0
     with ProcessPoolExecutor(processes) as pool:
-        for found in pool.map(_chunk, _chunks(first, count)):
+        for found in pool.map(chunk, _chunks(first, count)):
             for seed, violations, sent, seconds in found:
                 done += 1
                 messages += sent
@@ -100,45 +100,20 @@ def _chunks(first: int, count: int) -> Iterator[range]:
         yield range(start, min(start + CHUNK, first + count))
 
 
-def _chunk(seeds: range) -> list[tuple[int, tuple[str, ...], int, float]]:
-    from tests.simulation.simulation import simulate
-
-    found = []
-    gc.disable()  # a third of the time otherwise
-    for seed in seeds:
-        outcome = simulate(seed)
-        found.append((seed, outcome.violations, outcome.messages, outcome.seconds))
-    gc.enable()
-    gc.collect()
-    return found
-
-
-def mutants(seeds: int, processes: int) -> int:
+def mutants(names: list[str], seeds: int, processes: int) -> int:
     """A table: each planted bug, with the first seed that caught it."""
     missed = 0
     # A process for each: nothing of one mutant may be left when the next one begins.
     with ProcessPoolExecutor(processes, max_tasks_per_child=1) as pool:
-        searches = pool.map(_search, [(name, seeds) for name in MUTANTS])
-        for name, (seed, tried, violation) in zip(MUTANTS, searches, strict=True):
+        searches = pool.map(search, [(name, seeds) for name in names])
+        for name, (seed, tried, violation) in zip(names, searches, strict=True):
             if seed is None:
                 missed += 1
                 print(f"{name:<40} NOT CAUGHT in {tried:,} seeds", flush=True)
             else:
                 print(f"{name:<40} seed {seed:>5}  {violation[:100]}", flush=True)
-    print(f"{len(MUTANTS) - missed} of {len(MUTANTS)} mutants caught")
+    print(f"{len(names) - missed} of {len(names)} mutants caught")
     return 1 if missed else 0
-
-
-def _search(wanted: tuple[str, int]) -> tuple[int | None, int, str]:
-    from tests.simulation.simulation import simulate
-
-    name, seeds = wanted
-    for seed in range(seeds):
-        with MUTANTS[name].plant():
-            outcome = simulate(seed)
-        if outcome.violations:
-            return seed, seed + 1, outcome.violations[0]
-    return None, seeds, ""
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ KAFKA_REQUESTS = (
     "ListOffsets",
     "Fetch",
 )
+TRANSACTION_REQUESTS = ("Produce", "AddOffsetsToTxn", "TxnOffsetCommit", "EndTxn")
 EDGES: tuple[Edge, ...] = ("before", "inside", "after")
 KINDS = (
     "kill",
@@ -148,11 +149,13 @@ def draw(seed: int, deeds: Sequence[str]) -> Plan:
 def _arrivals(random: Random, partitions: int, deeds: Sequence[str]) -> tuple[Arrival, ...]:
     simple = random.random() < 0.4
     found = []
-    for _ in range(random.randint(6, 24)):
+    crowd = random.uniform(1.0, CALM_SECONDS - 2.0)
+    busy = random.random() < 0.4
+    for _ in range(random.randint(20, 50) if busy else random.randint(6, 24)):
         transaction = "none" if simple else random.choice(("none", "none", "committed", "aborted"))
         count = random.choice((1, 1, 1, 2, 5))
         chosen = tuple(random.choice(deeds) for _ in range(count))
-        at = random.uniform(0.0, CALM_SECONDS + 1.0)
+        at = random.uniform(crowd, crowd + 2.0) if busy else random.uniform(0.0, CALM_SECONDS + 1.0)
         found.append(Arrival(at, random.randrange(partitions), chosen, transaction))
     return tuple(sorted(found, key=lambda each: each.at))
 
@@ -170,7 +173,7 @@ def _aimed(random: Random, kinds: frozenset[str], slots: int) -> tuple[AimedFaul
                     random.choice(random.choice((BATCH_STEPS, list(Step)))),
                     random.choice(EDGES),
                     random.randint(1, 8),
-                    random.choice((0.2, 1.5, 4.0, 12.0, 25.0)),
+                    random.choice((0.2, 1.5, random.uniform(2.5, 5.0), 12.0, 25.0)),
                 )
             )
     return tuple(found)
@@ -191,6 +194,8 @@ def _timed(random: Random, kinds: frozenset[str], slots: int) -> tuple[TimedFaul
 
 def _fates(random: Random) -> dict[str, tuple[float, tuple[Fate, ...]]]:
     rate = random.choice((0.01, 0.03, 0.1, 0.3))
+    if random.random() < 0.4:
+        return dict.fromkeys(TRANSACTION_REQUESTS, (rate, (Fate.STRAY,)))
     bad = (Fate.LOST, Fate.REPLY_LOST, Fate.STRAY, Fate.LATE, Fate.SLOW)
     names = random.sample((*KAFKA_REQUESTS, "COMMIT", "CONNECT", "STORE"), random.randint(1, 5))
     return {name: (rate, tuple(random.sample(bad, random.randint(1, 3)))) for name in names}

@@ -174,6 +174,7 @@ class Simulation:
         self._over = False
         self._at_rest = False
         self._failover = Failover.NONE
+        self.network.late = lambda _: self.time.random.uniform(0.0, 1.5)
         self.network.held_seconds = lambda: STANDBY_SECONDS
 
     def run(self) -> Outcome:
@@ -193,7 +194,8 @@ class Simulation:
                 violations.append("the drain does not end")
             if not self.time.run(self.broker.settled, self.time.now() + 60):
                 violations.append("a transaction is left open")
-            violations += [f"the fake of Postgres: {error!r}" for error in self.server.failures]
+            failures = [*self.server.failures, *self.broker.failures]
+            violations += [f"a fake failed: {error!r}" for error in failures]
             violations += self.audit.violations(self._halted())
             return self._outcome(violations)
 

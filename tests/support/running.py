@@ -74,6 +74,8 @@ class Scene:
             }
         )
         self._logs = itertools.count()
+        self._produced: dict[tuple[str, int], int] = {}
+        """Where the log of a partition must end at least."""
 
     @property
     def observed(self) -> Observed:
@@ -135,7 +137,8 @@ class Scene:
                 topic or self.acts, value, b"key", partition=partition, on_delivery=delivered
             )
         assert self.producer.flush(WAIT_SECONDS) == 0
-        return max(reached) + 1
+        end = self._produced[topic or self.acts, partition] = max(reached) + 1
+        return end
 
     # Out of both stores
 
@@ -206,6 +209,8 @@ class Scene:
         """P = K = H = end, and nothing left in the outbox."""
         end, row, k = (read(partition, topic) for read in (self.end, self.row, self.k))
         if end is None or row is None or k is None:
+            return False
+        if end < self._produced.get((topic or self.acts, partition), 0):
             return False
         level = row["published_offset"] == k.offset == row["next_offset"] == end
         return level and self.observed.outbox(row["id"]) == []

@@ -102,6 +102,8 @@ class Sender:
         """By partition, as many as one request takes."""
         batches: dict[TopicNumber, list[Draft]] = {}
         for _ in range(min(len(self._queue), self._time.random.choice(LIMITS))):
+            if not self._queue:
+                break  # purged while the topic was asked for
             out = self._queue.popleft()
             count = self._count(out.topic)
             if not count:

@@ -174,7 +174,7 @@ class _OnConflict:
                 place = transaction.place_of(table, number, key)
                 if place is not None:
                     return place
-                transaction.lock((table, unique, key))
+                transaction.wait_for((table, unique, key))
         return None
 
     def apply(

@@ -81,6 +81,12 @@ class Transaction:
         """:raises Blocked: see there."""
         self.locks_of_all.acquire(self, lock)
 
+    def wait_for(self, lock: Lock) -> None:
+        """:raises Blocked: while another transaction has it; this one does not take it."""
+        holder = self.locks_of_all.holder(lock)
+        if holder is not None and holder is not self:
+            raise Blocked(holder)
+
     def rows(self, table: Table, snapshot: Snapshot | None) -> Collection[Values]:
         """What a statement sees: the committed rows, or those of its snapshot, and its own."""
         seen = table.rows if snapshot is None else snapshot.get(table, {})

@@ -1,0 +1,39 @@
+"""Runs of many seeds, as tasks of worker processes."""
+
+from __future__ import annotations
+
+import gc
+
+from tests.simulation.mutants import MUTANTS
+from tests.simulation.pipeline import DEEDS
+from tests.simulation.plan import draw
+from tests.simulation.simulation import simulate
+
+
+def chunk(seeds: range) -> list[tuple[int, tuple[str, ...], int, float]]:
+    """Seeds one after the other: violations, messages and virtual seconds of each."""
+    found = []
+    gc.disable()  # a third of the time otherwise
+    for seed in seeds:
+        outcome = simulate(seed)
+        found.append((seed, outcome.violations, outcome.messages, outcome.seconds))
+    gc.enable()
+    gc.collect()
+    return found
+
+
+def search(wanted: tuple[str, int]) -> tuple[int | None, int, str]:
+    """The first seed that catches a mutant, how many were tried, and what was seen.
+
+    :param wanted: the mutant's name, and how many seeds to try.
+    """
+    name, seeds = wanted
+    mutant = MUTANTS[name]
+    for seed in range(seeds):
+        if mutant.needs is not None and mutant.needs not in draw(seed, DEEDS).kinds:
+            continue
+        with mutant.plant():
+            outcome = simulate(seed)
+        if outcome.violations:
+            return seed, seed + 1, outcome.violations[0]
+    return None, seeds, ""
