@@ -25,6 +25,7 @@ from processor.operations.broker import Cluster, Topic
 from processor.operations.check import check_configuration, kafka, postgres, tables, worst
 from processor.operations.check.finding import Finding, Level
 from processor.operations.check.tables import FoundColumn, FoundTable
+from processor.revisions import LATEST
 from processor.settings import Kafka, Settings
 
 GROUP = "orders"
@@ -180,7 +181,7 @@ SERVER = {
 
 
 def server(settings: dict[str, str] | None = None, **changes: object) -> list[Finding]:
-    sound = postgres.Facts({**SERVER, **(settings or {})}, False, False, 5, "0001", ())
+    sound = postgres.Facts({**SERVER, **(settings or {})}, False, False, 5, LATEST, ())
     return list(postgres.judge(replace(sound, **changes)))  # type: ignore[arg-type]
 
 
