@@ -160,7 +160,7 @@ def _result(name: str, code: int, output: str, seconds: float) -> Result:
         name=name,
         holds=code == NO_ERROR,
         violated=violated,
-        length=len(re.findall(r"(?m)^State \d+:", output)),
+        length=len(re.findall(r"(?m)^State \d+: <", output)),
         states=int(counted[0]),
         distinct=int(counted[1]),
         diameter=int(depth[1]) if depth else 0,
