@@ -4,13 +4,14 @@ A worker takes the latest revision that it knows and that one's direct successor
 schema is migrated first and the workers follow one by one. Revisions are numbered ("0001",
 "0002", …): that is how an unknown one is known to be the direct successor.
 
->>> judge("0001")
->>> judge("0002")
->>> judge("0003")
+>>> known = ("0001", "0002")
+>>> judge("0002", known)
+>>> judge("0003", known)
+>>> judge("0004", known)
 Traceback (most recent call last):
     ...
-processor.errors.SchemaMismatch: schema 'processor' is at revision 0003, this version takes 0001 \
-or 0002; install a newer version of processor
+processor.errors.SchemaMismatch: schema 'processor' is at revision 0004, this version takes 0002 \
+or 0003; install a newer version of processor
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 SCHEMA = "processor"
-REVISIONS = ("0001",)
+REVISIONS = ("0001", "0002")
 """All revisions, oldest first; a worker takes the last of them and its direct successor."""
 
 metadata = MetaData(
@@ -61,6 +61,13 @@ progress = Table(
     Column("lineage", Text, nullable=False),
     Column("token", Text, nullable=False),
     Column("tokens_in_k", ARRAY(Text), nullable=False),
+    Column(
+        "token_ends",
+        JSONB,
+        nullable=False,
+        server_default="{}",
+        comment="of the tokens before: the H at which each was replaced",
+    ),
     Column("system_identifier", BigInteger, nullable=False),
     Column("intent", JSONB, comment="the K to be set, and what it replaces"),
     Column("leader_epoch", Integer, comment="of the last handled message"),

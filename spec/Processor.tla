@@ -51,14 +51,14 @@ CONSTANTS
     KeepTokens,         \* the row lists every token that may still be in K
     PruneByP,           \* the outbox is pruned below P, not below H
     HaltOnRollback,     \* K > H halts
-    KnownToken          \* a token in K that the row does not list halts
-
-(* Not in the engine today: housekeeping takes a P that the row refuses for a doubt. *)
-CONSTANT RefusalIsDoubt
+    KnownToken,         \* a token in K that the row does not list halts
+    TokenEnds,          \* so does a K above the H at which the row replaced K's token
+    WatchRow            \* housekeeping compares the row with what the worker believes of it
 
 VARIABLES
     \* Postgres
-    db,       \* the row [h, p, token, tokens], the outbox, and the handlers' effects
+    db,       \* the row [h, p, token, old], the outbox, and the handlers' effects; old lists the
+              \* replaced tokens that may still be in K, each with the H at which it was replaced
     pg,       \* the batch transaction that holds the row lock, its COMMIT under way
     backup,   \* an older state that the database may be restored to
     restored,
@@ -123,6 +123,12 @@ Payload(box, start) ==
 Pending(w) == txn[w].st = "open" /\ txn[w].off # NoOffset
 Stable     == ~StableK \/ \A w \in Workers : ~Pending(w)
 
+(* Whether a token in K is the row's own, or one that it has replaced and still lists. *)
+Listed(token) == token = db.token \/ \E o \in db.old : o.token = token
+
+(* Whoever held a replaced token moved H no further than to its end, and K no further than H. *)
+BeyondEnd(K) == \E o \in db.old : o.token = K.token /\ K.at > o.end
+
 (* The stores tell different stories: an output is visible whose run Postgres does not know. *)
 Torn == \E i \in DOMAIN out : out[i] \notin Range(db.eff)
 
@@ -131,7 +137,7 @@ NoFault     == UNCHANGED faults
 
 -----------------------------------------------------------------------------
 Init ==
-    /\ db = [h |-> 0, p |-> 0, token |-> 1, tokens |-> {1}, box |-> {}, eff |-> <<>>]
+    /\ db = [h |-> 0, p |-> 0, token |-> 1, old |-> {}, box |-> {}, eff |-> <<>>]
     /\ pg = NoPg
     /\ backup = db
     /\ restored = FALSE
@@ -364,24 +370,34 @@ ReadBack(w) ==
 
 Pruned(box, p, h) == {r \in box : r.next > IF PruneByP THEN p ELSE h}
 
-(* ... and P is raised to it, if the row still is as the worker knows it.  If it is not, P stays
-   where it is until the next recovery. *)
+(* ... and P is raised to it, if the row still is as the worker knows it.  If it is not, the worker
+   recovers. *)
 RaiseP(w) ==
     LET r == read[w].k
-        ours == db.token = bel[w].token /\ db.p <= r.at /\ r.at <= db.h /\ r.token \in db.tokens
+        ours == /\ db.token = bel[w].token /\ Listed(r.token)
+                /\ db.p <= r.at /\ r.at <= db.h /\ (TokenEnds => ~BeyondEnd(r))
     IN
     /\ pc[w] = "raise" /\ pg = NoPg
     /\ db' = IF ~ours THEN db
              ELSE [db EXCEPT !.p = r.at,
-                             !.tokens = IF r.token = db.token THEN {db.token} ELSE @,
+                             !.old = IF r.token = db.token THEN {} ELSE @,
                              !.box = Pruned(@, r.at, db.h)]
-    /\ IF RefusalIsDoubt /\ ~ours
+    /\ IF ~ours
        THEN Doubt(w)
        ELSE /\ bel' = [bel EXCEPT ![w].p = bel[w].sent]
             /\ pc' = [pc EXCEPT ![w] = "run"]
             /\ read' = [read EXCEPT ![w] = NoRead]
             /\ UNCHANGED job
     /\ NoFault /\ UNCHANGED <<pg, backup, restored, issued, kafkaVars, cur, prod, wentOn>>
+
+(* Every few seconds, whether there is a message or not: the row is as the worker left it, or the
+   worker recovers. *)
+Watch(w) ==
+    /\ WatchRow /\ pc[w] = "run"
+    /\ [h |-> db.h, p |-> db.p, token |-> db.token]
+         # [h |-> bel[w].h, p |-> bel[w].p, token |-> bel[w].token]
+    /\ Doubt(w)
+    /\ NoFault /\ UNCHANGED <<pgVars, kafkaVars, cur, prod, wentOn>>
 
 -----------------------------------------------------------------------------
 (* Recovery: recoverer.py carries it out, recovery.py decides. *)
@@ -411,9 +427,11 @@ ReadK(w) ==
 
 (* 3. The row under its lock, then the outbox; decide; renew the token; commit. *)
 Renewed(K) ==
-    [db EXCEPT !.token = IF RenewToken THEN issued + 1 ELSE @,
-               !.tokens = (IF ~KeepTokens THEN {} ELSE IF K.token = db.token THEN {K.token} ELSE @)
-                          \cup {IF RenewToken THEN issued + 1 ELSE db.token}]
+    IF ~RenewToken THEN db
+    ELSE [db EXCEPT !.token = issued + 1,
+                    !.old = IF ~KeepTokens THEN {}
+                            ELSE (IF K.token = db.token THEN {} ELSE @)
+                                 \cup {[token |-> db.token, end |-> db.h]}]
 
 (* K is read before the lock is had, so a reading may be torn.  Nothing halts on one alone. *)
 Halt(w, why) ==
@@ -451,7 +469,10 @@ Decide(w) ==
     /\ pc[w] = "lock" /\ pg = NoPg
     /\ IF K.at < db.p THEN
             Halt(w, "offsets-rewound")
-       ELSE IF (KnownToken /\ K.token \notin db.tokens) \/ (HaltOnRollback /\ K.at > db.h) THEN
+       ELSE IF \/ KnownToken /\ ~Listed(K.token)
+               \/ HaltOnRollback /\ K.at > db.h
+               \/ TokenEnds /\ BeyondEnd(K)
+       THEN
             Halt(w, "database-history-lost")
        ELSE IF K.at < db.h /\ ~Tiles(box, K.at, db.h) THEN
             Halt(w, "outbox-damaged")
@@ -498,9 +519,9 @@ Backup ==
     /\ backup' = db
     /\ NoFault /\ UNCHANGED <<db, pg, restored, issued, kafkaVars, ownVars, wentOn>>
 
-(* The database is put back to an older state; connections are lost. *)
+(* The database is put back to an older state, or put back again; connections are lost. *)
 Restore ==
-    /\ ~restored /\ db # backup /\ Fault("restore")
+    /\ db # backup /\ Fault("restore")
     /\ db' = backup /\ restored' = TRUE /\ pg' = NoPg
     /\ IF pg # NoPg /\ job[pg.by].db = "sent"
        THEN Doubt(pg.by)
@@ -511,7 +532,7 @@ Restore ==
 Step(w) ==
     \/ Begin(w) \/ Store(w) \/ CommitKnown(w) \/ CommitUnknown(w)
     \/ Produce(w) \/ SendOffsets(w) \/ PlainOffset(w) \/ EndTxn(w) \/ Finish(w)
-    \/ Follow(w) \/ ReadBack(w) \/ RaiseP(w)
+    \/ Follow(w) \/ ReadBack(w) \/ RaiseP(w) \/ Watch(w)
     \/ Initialise(w) \/ ReadK(w) \/ Decide(w)
     \/ Start(w) \/ Assigned(w)
 
@@ -554,8 +575,11 @@ OutboxTiles == restored \/ Tiles(db.box, k.at, db.h)
 (* A restore that the two stores disagree after is never gone on from by whoever has read the K
    that stands.  (A worker that read K before it last moved has lost the partition meanwhile; its
    offsets are refused.  What it does in the restored database counts when the next one goes on
-   from it: stale.cfg shows how.) *)
+   from it: without TokenEnds.) *)
 NeverGoesOn == ~wentOn
+
+(* Nor can it be: while the stores tell different stories, K does not fit the row. *)
+LossShows == Torn => ~Listed(k.token) \/ k.at > db.h \/ BeyondEnd(k)
 
 (* A halt has its cause, and its name. *)
 HaltsForCause ==
@@ -563,14 +587,10 @@ HaltsForCause ==
         /\ pc[w] \notin {"offsets-rewound", "outbox-damaged"}
         /\ pc[w] = "database-history-lost" => restored
 
-(* When the faults have ended, both stores reach the end; unless a restore has stopped the owner.
-   An owner that has nothing to do finds out about the restore with its next message only. *)
-Done       == k.at = N /\ db.h = N
-Halted     == restored /\ pc[owner] = "database-history-lost"
-HasNoneLeft == restored /\ pc[owner] = "run" /\ bel[owner].h = N
+(* When the faults have ended, P, K and H come to rest at the end, and the stores agree; unless a
+   restore has stopped the owner. *)
+AtRest == db.p = N /\ k.at = N /\ db.h = N /\ ~Torn
+Halted == restored /\ pc[owner] = "database-history-lost"
 
-ReachesTheEnd == <>[](Done \/ Halted \/ HasNoneLeft)
-
-(* Stronger: P comes to rest at the end too.  This needs RefusalIsDoubt. *)
-ComesToRest == <>[]((Done /\ db.p = N) \/ Halted \/ HasNoneLeft)
+ComesToRest == <>[](AtRest \/ Halted)
 =============================================================================

@@ -107,7 +107,7 @@ def _facts(state: State) -> dict[str, object]:
         "P": db["p"],
         "K": k["at"],
         "token": db["token"],
-        "tokens": _braces(db["tokens"]),
+        "ended tokens": _braces(f"{each['token']}@{each['end']}" for each in db["old"]),
         "K's token": k["token"],
         "effects": _runs(db["eff"]),
         "outbox": _braces(f"[{r['first']}, {r['next']})" for r in db["box"]),

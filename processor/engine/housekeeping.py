@@ -1,4 +1,4 @@
-"""What is done between batches, about once a second: idle ends, K, P, topic ids, reports."""
+"""What is done between batches, about once a second: idle ends, K, P, topic ids, rows, reports."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from processor.engine.batch import Committed, Partition, Source
 from processor.engine.cluster import Cluster, TopicFacts
 from processor.engine.consumer import Consumer
 from processor.engine.failures import DatabaseDoubt, Doubt
-from processor.engine.ledger import Claim, Ledger
+from processor.engine.ledger import Belief, Claim, Ledger
 from processor.engine.observer import Observer
 from processor.engine.outbox import seal
 from processor.engine.partitions import Owned, Partitions, State
@@ -35,7 +35,7 @@ class TopicReplaced(Doubt):
 
 
 class Housekeeping:
-    """Keeps K close behind H, P close behind K, and the topic ids checked."""
+    """Keeps K close behind H, P close behind K, and topic ids and rows checked."""
 
     def __init__(
         self,
@@ -80,6 +80,7 @@ class Housekeeping:
         if now >= self._next_check:
             self._next_check = now + self._topic_check_seconds
             self._check_topics(self._partitions.running())
+            self._check_rows(self._partitions.running())
         if now >= self._next_publish:
             self._next_publish = now + PUBLISH_SECONDS
             self._advance_idle(self._partitions.running())
@@ -211,6 +212,16 @@ class Housekeeping:
             if reached[each.partition] != row_of(each).verified_offset:
                 self._verified[row_of(each).id] = reached[each.partition]
 
+    def _check_rows(self, running: Sequence[Owned]) -> None:
+        """A restored database is noticed by the next batch; without one, only here."""
+        beliefs = {row_of(each).id: each for each in running}
+        if not beliefs:
+            return
+        as_left = self._ledger.as_left([_belief(each) for each in running])
+        others = [str(beliefs[each].partition) for each in beliefs if each not in as_left]
+        if others:
+            raise Doubt(f"the rows of {', '.join(others)} are not as they were left")
+
     def _take_requests(self) -> None:
         if not len(self._partitions):
             return
@@ -266,6 +277,11 @@ def empty_advance(each: Owned, end: int) -> Advance:
         extends=each.empty_from,
         leader_epoch=NO_EPOCH,
     )
+
+
+def _belief(each: Owned) -> Belief:
+    row = row_of(each)
+    return Belief(row.id, row.lineage, row.token, each.next_offset, each.published_offset)
 
 
 def _stale(each: Owned) -> bool:

@@ -31,6 +31,17 @@ class Claim:
     verified: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Belief:
+    """A row as its owner left it."""
+
+    progress_id: int
+    lineage: str
+    token: str
+    next_offset: int
+    published_offset: int
+
+
 class Ledger:
     """The progress table and the outbox, outside batches."""
 
@@ -79,7 +90,7 @@ class Ledger:
             connection.execute(
                 "UPDATE processor.progress SET intent = NULL,"
                 " published_offset = GREATEST(published_offset, %s),"
-                " tokens_in_k = %s, updated_at = now()"
+                " tokens_in_k = %s, token_ends = '{}', updated_at = now()"
                 " WHERE id = %s AND lineage = %s AND token = %s AND intent = %s::jsonb"
                 " AND next_offset >= %s",
                 (offset, [token], row.id, row.lineage, token, intent_json(intent), offset),
@@ -102,6 +113,21 @@ class Ledger:
             if raised:
                 connection.execute(_PRUNE, (list(raised), list(raised.values())))
         return raised
+
+    def as_left(self, beliefs: Sequence[Belief]) -> set[int]:
+        """The ids of the rows that still are what their owner believes; nothing is locked."""
+        columns = [
+            list(column)
+            for column in zip(
+                *(
+                    (b.progress_id, b.lineage, b.token, b.next_offset, b.published_offset)
+                    for b in beliefs
+                ),
+                strict=True,
+            )
+        ]
+        with self._steps.step(Step.WATCH), self._database.transaction() as connection:
+            return {row[0] for row in connection.execute(_AS_LEFT, columns).fetchall()}
 
     def audit(
         self, partition: Partition, action: str, detail: Mapping[str, object], actor: str
@@ -143,13 +169,24 @@ UPDATE processor.progress p SET
     published_offset = c.k,
     tokens_in_k = CASE WHEN c.token_in_metadata = p.token THEN ARRAY[p.token]
         ELSE p.tokens_in_k END,
+    token_ends = CASE WHEN c.token_in_metadata = p.token THEN '{}' ELSE p.token_ends END,
     verified_offset = GREATEST(p.verified_offset, c.verified),
     updated_at = now()
 FROM claims c JOIN locked l ON l.id = c.id
 WHERE p.id = c.id AND p.lineage = c.lineage AND p.token = c.token AND p.intent IS NULL
-    AND p.published_offset <= c.k AND c.k <= p.next_offset
+    AND p.published_offset <= c.k
+    AND c.k <= COALESCE((p.token_ends ->> c.token_in_metadata)::bigint, p.next_offset)
     AND c.token_in_metadata = ANY (p.tokens_in_k)
 RETURNING p.id, p.published_offset
+"""
+
+_AS_LEFT = """
+SELECT p.id FROM processor.progress p
+JOIN unnest(%s::bigint[], %s::text[], %s::text[], %s::bigint[], %s::bigint[])
+    AS b (id, lineage, token, next_offset, published_offset) ON p.id = b.id
+WHERE p.lineage = b.lineage AND p.token = b.token AND p.next_offset = b.next_offset
+    AND p.published_offset = b.published_offset
+    AND p.intent IS NULL AND p.superseded_at IS NULL
 """
 
 _PRUNE = """

@@ -71,18 +71,22 @@ class LockedRows:
     def renew(self, row: Row, token_in_metadata: str | None, published: int | None = None) -> str:
         """Give the row a new token, so that whoever holds the old one commits nothing more.
 
+        The old one is kept with the H that it ends at: no K beyond that is of this history.
+
         :param token_in_metadata: the token that was read back with K, if it was; when it is the
             current one all earlier tokens are forgotten.
         :param published: the K that becomes P.
         """
         token = token_hex(8)
         kept = (row.token,) if token_in_metadata == row.token else row.tokens_in_k
+        ends = {each: row.token_ends[each] for each in kept if each in row.token_ends}
         with self._steps.step(Step.RENEW):
             self._connection.execute(
                 "UPDATE processor.progress SET token = %s, tokens_in_k = %s,"
+                " token_ends = %s::jsonb || jsonb_build_object(token, next_offset),"
                 " published_offset = GREATEST(published_offset, %s), updated_at = now()"
                 " WHERE id = %s",
-                (token, [*kept, token], published, row.id),
+                (token, [*kept, token], json.dumps(ends), published, row.id),
             )
             if published is not None:
                 self._connection.execute(
@@ -224,6 +228,7 @@ def _row(found: tuple[Any, ...]) -> Row:
         leader_epoch=epoch,
         initial_partitions=found[14],
         untouched=found[15],
+        token_ends=found[16],
     )
 
 
@@ -271,7 +276,7 @@ _LOCK = """
 SELECT p.cluster_id, p.topic, p.partition, p.id, p.topic_id,
     p.next_offset, p.published_offset, p.verified_offset, p.lineage, p.token, p.tokens_in_k,
     p.system_identifier, p.intent, p.leader_epoch, p.initial_partitions,
-    p.handled + p.dead_lettered + p.skipped = 0, p.superseded_at IS NOT NULL
+    p.handled + p.dead_lettered + p.skipped = 0, p.token_ends, p.superseded_at IS NOT NULL
 FROM processor.progress p
 JOIN unnest(%s::text[], %s::int[]) AS wanted (topic, partition)
     ON p.topic = wanted.topic AND p.partition = wanted.partition

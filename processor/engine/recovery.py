@@ -7,8 +7,8 @@ numbers in the comments are its rows. The first match wins.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from processor.engine.batch import Committed, LogRange, Partition
@@ -84,6 +84,8 @@ class Row:
     initial_partitions: int
     untouched: bool
     """No message of it was ever handled, skipped or dead-lettered."""
+    token_ends: Mapping[str, int] = field(default_factory=dict)
+    """The H at which each earlier token was replaced, where that was written down."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,6 +222,16 @@ def mark(row: Row, metadata: str | None) -> Mark:
     return Mark.KNOWN if token in row.tokens_in_k else Mark.STALE
 
 
+def reach(row: Row, metadata: str | None) -> int:
+    """The highest K that this row's history can have committed with M's token.
+
+    H of the current token. Of an earlier one the H at which it was replaced: nobody moved H under
+    it any more, so a K beyond that is of a history that the database has lost since.
+    """
+    ours = read_metadata(metadata)
+    return row.next_offset if ours is None else row.token_ends.get(ours[1], row.next_offset)
+
+
 def tiles(outbox: Sequence[Manifest], start: int, end: int) -> str | None:
     """None when the rows from ``start`` on cover [start, end) without gap or overlap."""
     at = start
@@ -318,9 +330,10 @@ def _with_offset(reading: Reading, row: Row, k: int) -> Decision:
         return HaltAt(Halt.OFFSETS_REWOUND, f"offset {k} was {p} or more before")  # 13
     if found is Mark.ALIEN:
         return HaltAt(Halt.FOREIGN_OFFSETS, f"somebody else committed offset {k}")  # 14
-    if found is Mark.STALE or k > h:
+    reached = reach(row, reading.committed.metadata)
+    if found is Mark.STALE or k > reached:
         return HaltAt(
-            Halt.DATABASE_HISTORY_LOST, f"Kafka is at {k}, the database is back at {h}"
+            Halt.DATABASE_HISTORY_LOST, f"Kafka is at {k}, the database is back at {reached}"
         )  # 15
     if k < h:
         damage = tiles(reading.outbox, k, h)

@@ -36,6 +36,7 @@ class Step(StrEnum):
     START = "start"
     CLEAR_INTENT = "clear-intent"
     RAISE = "raise"
+    WATCH = "watch"
     REPORT = "report"
     CLOSE = "close"
 

@@ -37,7 +37,7 @@ def offsets(readings: Readings) -> list[Offsets]:
 
 
 def mark(row: Progress | None, committed: Offset) -> Mark | None:
-    """What the metadata of K says, by the row's lineage and tokens."""
+    """What the metadata of K says, by the row's lineage and tokens, and where they ended."""
     if row is None or committed.offset is None:
         return None
     ours = read_metadata(committed.metadata)
@@ -46,7 +46,8 @@ def mark(row: Progress | None, committed: Offset) -> Mark | None:
     lineage, token = ours
     if lineage != row.lineage:
         return Mark.FOREIGN
-    return Mark.KNOWN if token in row.tokens_in_k else Mark.STALE
+    within = committed.offset <= row.token_ends.get(token, committed.offset)
+    return Mark.KNOWN if token in row.tokens_in_k and within else Mark.STALE
 
 
 def _offsets(readings: Readings, place: Place) -> Offsets:

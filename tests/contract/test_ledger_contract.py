@@ -12,7 +12,7 @@ import pytest
 from processor.engine.batch import Committed, Partition
 from processor.engine.database import application_name
 from processor.engine.failures import DatabaseDoubt, OwnerChanged, ReadFailed
-from processor.engine.ledger import Claim, Ledger
+from processor.engine.ledger import Belief, Claim, Ledger
 from processor.engine.recovery import Intent, Manifest, Row
 from tests.support.databases import CLUSTER, TOPIC, TOPIC_ID, PostgresWorld, step
 
@@ -43,6 +43,10 @@ def locked(
 
 def tokens(world: PostgresWorld, row: Row) -> list[str]:
     return list(world.observed.progress(row.id)["tokens_in_k"])
+
+
+def ends(world: PostgresWorld, row: Row) -> dict[str, int]:
+    return dict(world.observed.progress(row.id)["token_ends"])
 
 
 def claim(row: Row, offset: int, **changes: Any) -> Claim:
@@ -80,6 +84,7 @@ class TestReading:
     def test_the_row_comes_back_as_it_was_written(self, world: PostgresWorld, row: Row) -> None:
         assert (row.next_offset, row.published_offset, row.verified_offset) == (0, 0, None)
         assert row.tokens_in_k == (row.token,)
+        assert row.token_ends == {}
         assert row.untouched
         assert row.system_identifier == world.observed.value(
             "SELECT system_identifier FROM pg_control_system()"
@@ -159,6 +164,34 @@ class TestRenew:
         with locked(world) as rows:
             third = rows.renew(again, again.token)
         assert tokens(world, row) == [again.token, third]
+        assert ends(world, row) == {again.token: 0}
+
+    def test_each_token_is_kept_with_the_h_that_it_ends_at(
+        self, world: PostgresWorld, row: Row
+    ) -> None:
+        """The H under the lock, whatever whoever renews believes."""
+        filled(world, row)
+        with locked(world) as rows:
+            rows.renew(row, None)
+        [second] = world.rows_of([FIRST])
+        assert second.token_ends == {row.token: 9}
+        world.store().commit([step(second, 9, 12)], {row.id: NAMES})
+        with locked(world) as rows:
+            rows.renew(second, row.token)
+        [third] = world.rows_of([FIRST])
+        assert third.token_ends == {row.token: 9, second.token: 12}
+
+    def test_a_token_that_the_version_before_replaced_has_no_end(
+        self, world: PostgresWorld, row: Row
+    ) -> None:
+        world.observed.execute(
+            "UPDATE processor.progress SET token = 'its', tokens_in_k = tokens_in_k || '{its}'"
+        )
+        [again] = world.rows_of([FIRST])
+        with locked(world) as rows:
+            rows.renew(again, row.token)
+        assert ends(world, row) == {"its": 0}
+        assert tokens(world, row)[:2] == [row.token, "its"]
 
     def test_an_older_token_that_was_read_back_trims_nothing(
         self, world: PostgresWorld, row: Row
@@ -211,12 +244,17 @@ class TestRaisePublished:
             pytest.param({"token": "another"}, id="token"),
             pytest.param({"token_in_metadata": "unknown"}, id="M unknown"),
             pytest.param({"offset": 10}, id="K above H"),
+            pytest.param({"token_in_metadata": "earlier"}, id="K beyond its token's end"),
         ],
     )
     def test_raises_nothing_for_anybody_but_the_owner(
         self, world: PostgresWorld, row: Row, changes: dict[str, Any]
     ) -> None:
         row = filled(world, row)
+        world.observed.execute(
+            "UPDATE processor.progress SET tokens_in_k = tokens_in_k || '{earlier}',"
+            """ token_ends = '{"earlier": 5}'"""
+        )
         before = world.observed.progress(row.id)
         wrong = claim(row, **({"offset": 6, "verified": 9} | changes))
         assert world.ledger().raise_published([wrong]) == {}
@@ -239,15 +277,17 @@ class TestRaisePublished:
     def test_forgets_earlier_tokens_only_when_k_carries_the_current_one(
         self, world: PostgresWorld, row: Row
     ) -> None:
+        filled(world, row)
         with locked(world) as rows:
             rows.renew(row, None)
         [again] = world.rows_of([FIRST])
-        again = filled(world, again)
         ledger = world.ledger()
         ledger.raise_published([claim(again, 3, token_in_metadata=row.token)])
         assert tokens(world, row) == [row.token, again.token]
+        assert ends(world, row) == {row.token: 9}
         ledger.raise_published([claim(again, 6)])
         assert tokens(world, row) == [again.token]
+        assert ends(world, row) == {}
 
     def test_verified_offsets_only_rise(self, world: PostgresWorld, row: Row) -> None:
         row = filled(world, row)
@@ -265,6 +305,47 @@ class TestRaisePublished:
         assert world.ledger().raise_published(claims) == {second.id: 3}
         assert world.observed.outbox(first.id) == [(0, 3, 0)]
         assert world.observed.outbox(second.id) == []
+
+
+class TestAsLeft:
+    """A row that went back, or that somebody changed, is told from one that its owner left."""
+
+    def belief(self, row: Row) -> Belief:
+        return Belief(row.id, row.lineage, row.token, row.next_offset, row.published_offset)
+
+    def test_a_row_is_as_its_owner_left_it(self, world: PostgresWorld) -> None:
+        rows = world.started(2)
+        world.store().commit([step(rows[0], 0, 3)], {rows[0].id: NAMES})
+        rows = world.rows_of([FIRST, Partition(TOPIC, 1)])
+        found = world.ledger().as_left([self.belief(row) for row in rows])
+        assert found == {row.id for row in rows}
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            "next_offset = 6",
+            "published_offset = 3",
+            "token = 'renewed'",
+            "lineage = 'reset'",
+            "intent = '{}'",
+            "superseded_at = now()",
+        ],
+    )
+    def test_a_row_that_was_changed_is_not(
+        self, world: PostgresWorld, row: Row, change: str
+    ) -> None:
+        row = filled(world, row)
+        world.observed.execute(f"UPDATE processor.progress SET {change}")
+        assert world.ledger().as_left([self.belief(row)]) == set()
+
+    def test_a_row_that_is_gone_is_not(self, world: PostgresWorld, row: Row) -> None:
+        world.observed.execute("DELETE FROM processor.progress")
+        assert world.ledger().as_left([self.belief(row)]) == set()
+
+    def test_a_locked_row_is_not_waited_for(self, world: PostgresWorld, row: Row) -> None:
+        ledger = world.ledger("b")
+        with locked(world):
+            assert ledger.as_left([self.belief(row)]) == {row.id}
 
 
 class TestStart:
@@ -342,6 +423,7 @@ class TestMoves:
         [cleared] = world.rows_of([FIRST])
         assert cleared.intent is None
         assert cleared.tokens_in_k == (row.token,)
+        assert cleared.token_ends == {}
 
     @pytest.mark.parametrize("wrong", ["intent", "token", "lineage"])
     def test_clear_intent_leaves_any_other(self, world: PostgresWorld, wrong: str) -> None:

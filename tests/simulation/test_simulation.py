@@ -1,4 +1,4 @@
-"""Seeds of the simulation, as many as ``make test`` has time for; ``make simulate`` runs the rest."""
+"""Seeds of the simulation, as many as ``make test`` has time for (``make simulate`` runs more)."""
 
 from __future__ import annotations
 

@@ -25,6 +25,7 @@ from processor.operations.broker import Cluster, Topic
 from processor.operations.check import check_configuration, kafka, postgres, tables, worst
 from processor.operations.check.finding import Finding, Level
 from processor.operations.check.tables import FoundColumn, FoundTable
+from processor.revisions import LATEST
 from processor.settings import Kafka, Settings
 
 GROUP = "orders"
@@ -117,7 +118,9 @@ def test_a_transaction_time_out_above_the_brokers_is_an_error() -> None:
 
 @pytest.mark.parametrize("seconds", [3, 3600])
 def test_a_session_outside_the_brokers_bounds_is_an_error(seconds: int) -> None:
-    settings = Settings(kafka=Kafka(session_timeout_seconds=seconds))
+    settings = Settings(
+        kafka=Kafka(session_timeout_seconds=seconds, max_poll_interval_seconds=3600)
+    )
     assert "outside the brokers'" in only(judged(facts(), settings), Level.ERROR)[0]
 
 
@@ -180,7 +183,7 @@ SERVER = {
 
 
 def server(settings: dict[str, str] | None = None, **changes: object) -> list[Finding]:
-    sound = postgres.Facts({**SERVER, **(settings or {})}, False, False, 5, "0001", ())
+    sound = postgres.Facts({**SERVER, **(settings or {})}, False, False, 5, LATEST, ())
     return list(postgres.judge(replace(sound, **changes)))  # type: ignore[arg-type]
 
 

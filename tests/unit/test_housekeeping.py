@@ -1,16 +1,19 @@
-"""P is what was read back, and a row that refuses it is a doubt."""
+"""P is what was read back; a row that refuses it, or is not as it was left, is a doubt."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from math import inf
 from typing import Any
 
 import pytest
 
 from processor.engine.batch import Committed, Partition
+from processor.engine.cluster import TopicFacts
 from processor.engine.failures import Doubt
 from processor.engine.housekeeping import OPERATOR_HALT, Housekeeping
-from processor.engine.ledger import Claim
+from processor.engine.ledger import Belief, Claim
 from processor.engine.observer import NullObserver
 from processor.engine.partitions import Partitions, State
 from processor.engine.recovery import Row, make_metadata
@@ -42,17 +45,42 @@ class Kafka:
         metadata = make_metadata(ROW.lineage, ROW.token)
         return {each: Committed(H, metadata) for each in partitions}
 
+    def topics(self, names: set[str]) -> dict[str, TopicFacts]:
+        return {name: TopicFacts(ROW.topic_id, 1) for name in names}
+
+
+class Idle:
+    """A consumer that is never at the end; a register that takes every report."""
+
+    snapshot = None
+
+    def idle_end(self, partition: Partition, offset: int) -> int | None:
+        return None
+
+    def report(self, reports: Sequence[object]) -> None: ...
+
+    def seen(self, incarnation: str) -> None: ...
+
+    def take_requests(self, partitions: Sequence[Partition]) -> dict[Partition, Request]:
+        return {}
+
 
 class Ledger:
-    def __init__(self, *, accepts: bool) -> None:
+    def __init__(self, *, accepts: bool = True, row: Row = ROW) -> None:
         self._accepts = accepts
+        self._row = row
 
     def raise_published(self, claims: list[Claim]) -> dict[int, int]:
         return {each.progress_id: each.offset for each in claims if self._accepts}
 
+    def as_left(self, beliefs: list[Belief]) -> set[int]:
+        row = self._row
+        found = Belief(row.id, row.lineage, row.token, row.next_offset, row.published_offset)
+        return {row.id} if found in beliefs else set()
 
-def finish(ledger: Ledger) -> Partitions:
-    """A partition whose K is H and whose P is not, as it is given away."""
+
+def running() -> Partitions:
+    """A partition whose K is H and whose P is not."""
     partitions = Partitions()
     partitions.replace([PARTITION])
     owned = partitions[PARTITION]
@@ -60,24 +88,41 @@ def finish(ledger: Ledger) -> Partitions:
     owned.row = ROW
     owned.next_offset = owned.sent_offset = H
     owned.token_in_k = ROW.token
+    return partitions
+
+
+def housekeeping(ledger: Ledger, partitions: Partitions) -> Housekeeping:
+    idle: Any = Idle()
     unused: Any = None
     cluster: Any = Kafka()
-    raises: Any = ledger
-    housekeeping = Housekeeping(
+    either: Any = ledger
+    return Housekeeping(
         cluster,
-        raises,
+        either,
         unused,
         unused,
-        unused,
+        idle,
         partitions,
-        unused,
-        unused,
+        idle,
+        NullObserver(),
         lambda: 0.0,
         60.0,
         "incarnation",
     )
-    housekeeping.finish([PARTITION])
+
+
+def finish(ledger: Ledger) -> Partitions:
+    """As the partition is given away."""
+    partitions = running()
+    housekeeping(ledger, partitions).finish([PARTITION])
     return partitions
+
+
+def rest(ledger: Ledger) -> None:
+    """Nothing to do: P = K = H."""
+    partitions = running()
+    partitions[PARTITION].published_offset = H
+    housekeeping(ledger, partitions).run()
 
 
 def test_p_is_raised_to_the_k_that_was_read() -> None:
@@ -149,3 +194,21 @@ def test_a_resume_is_for_what_is_halted() -> None:
     assert (halted[PARTITION].state, halted[PARTITION].due) == (State.RECOVERING, 5.0)
     running, _ = asked("resume", State.RUNNING)
     assert running[PARTITION].state is State.RUNNING
+
+
+AT_REST = replace(ROW, published_offset=H)
+
+
+def test_a_row_that_is_as_it_was_left_is_let_be() -> None:
+    rest(Ledger(row=AT_REST))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"next_offset": 6, "published_offset": 6}, {"token": "earlier"}, {"published_offset": 6}],
+    ids=["h", "token", "p"],
+)
+def test_a_row_that_went_back_is_noticed_without_a_message(changes: dict[str, Any]) -> None:
+    """The database was put back, and no batch comes that would be refused."""
+    with pytest.raises(Doubt, match="input/0"):
+        rest(Ledger(row=replace(AT_REST, **changes)))

@@ -32,6 +32,7 @@ from processor.engine.recovery import (
     decide,
     make_metadata,
     mark,
+    reach,
     read_metadata,
     silent,
     tiles,
@@ -293,6 +294,30 @@ def test_row_15_halts_when_kafka_is_ahead_of_the_database() -> None:
     assert halts(decide(at(11))) is Halt.DATABASE_HISTORY_LOST
 
 
+ENDED = make_metadata(LINEAGE, EARLIER)
+
+
+@pytest.mark.parametrize(("k", "h"), [(8, 10), (10, 10), (8, 8)])
+def test_row_15_halts_when_k_lies_beyond_the_end_of_its_token(k: int, h: int) -> None:
+    """H has grown past it again, under another token: by another run of the same messages."""
+    reading = at(k, ENDED, h=h, p=4, outbox=tuple(SPEAKING), token_ends={EARLIER: 7})
+    assert halts(decide(reading)) is Halt.DATABASE_HISTORY_LOST
+    assert "Kafka is at" in decide(reading).detail  # type: ignore[union-attr]
+    assert "back at 7" in decide(reading).detail  # type: ignore[union-attr]
+
+
+def test_row_15_lets_a_k_be_that_its_token_may_have_committed() -> None:
+    reading = at(7, ENDED, p=4, outbox=SPEAKING, token_ends={EARLIER: 7})
+    assert decide(reading) == Republish(7)
+    assert decide(at(10, ENDED, token_ends={EARLIER: 10})) == Resume(10)
+
+
+def test_row_15_judges_a_token_without_an_end_by_h() -> None:
+    """Replaced by the version before, which wrote no ends down."""
+    assert decide(at(10, ENDED, token_ends={})) == Resume(10)
+    assert halts(decide(at(11, ENDED, token_ends={}))) is Halt.DATABASE_HISTORY_LOST
+
+
 # Rows 16 and 17: outputs are to be published again
 
 
@@ -399,6 +424,7 @@ def rows(draw: st.DrawFn) -> Row:
         verified_offset=draw(k_offsets),
         system_identifier=draw(systems),
         tokens_in_k=tuple(draw(st.sampled_from([(TOKEN,), (EARLIER, TOKEN)]))),
+        token_ends=draw(st.just({}) | st.builds(lambda end: {EARLIER: end}, st.integers(0, h))),
         intent=draw(intents),
         untouched=draw(st.booleans()),
     )
@@ -459,18 +485,20 @@ def likely_readings(draw: st.DrawFn) -> Reading:
     p, k, h = sorted(draw(st.tuples(offsets, offsets, offsets)))
     edges = sorted({p, k, h} | draw(st.sets(st.integers(p, h))))
     outbox = [Manifest(first, end, draw(st.integers(0, 2))) for first, end in pairwise(edges)]
+    ends = draw(st.just({}) | st.builds(lambda end: {EARLIER: end}, st.integers(k, h)))
     return at(
         k,
         make_metadata(LINEAGE, draw(st.sampled_from([TOKEN, EARLIER]))),
         h=h,
         p=p,
+        token_ends=ends,
         outbox=tuple(outbox),
         log=LogRange(draw(st.integers(0, p)), draw(st.integers(h, 8))),
         leader_epoch=draw(st.none() | offsets),
     )
 
 
-WRONG = ["M", "K", "outbox", "log", "epoch", "server", "intent", "start"]
+WRONG = ["M", "K", "outbox", "log", "epoch", "server", "intent", "start", "end"]
 
 
 @st.composite
@@ -487,6 +515,9 @@ def near_misses(draw: st.DrawFn, what: str | None = None) -> Reading:
         "epoch": st.just({"truncated": True}),
         "server": st.just({"system_identifier": SYSTEM + 1}),
         "intent": intents.map(lambda intent: {"row": replace(row, intent=intent)}),
+        "end": offsets.map(
+            lambda end: {"row": replace(row, token_ends={EARLIER: min(end, row.next_offset)})}
+        ),
         "start": logs.map(lambda log: {"log": log, "row": replace(row, untouched=True)}),
     }
     return replace(reading, **draw(wrong[what or draw(st.sampled_from(WRONG))]))
@@ -539,6 +570,7 @@ def expected(r: Reading) -> tuple[int, type[Decision] | Halt]:
     foreign = ours is not None and ours[0] != row.lineage
     known = ours is not None and not foreign and ours[1] in row.tokens_in_k
     stale = not (alien or foreign or known)
+    beyond = known and ours[1] != TOKEN and (k or 0) > row.token_ends.get(EARLIER, h)
     if intent is not None:
         same = k == intent.replaces_offset and (m or "") == (intent.replaces_metadata or "")
         done = k == intent.offset and known
@@ -550,7 +582,7 @@ def expected(r: Reading) -> tuple[int, type[Decision] | Halt]:
         (12, alien and k == p == h, CommitOffset),
         (13, k < p, Halt.OFFSETS_REWOUND),
         (14, alien, Halt.FOREIGN_OFFSETS),
-        (15, stale or k > h, Halt.DATABASE_HISTORY_LOST),
+        (15, stale or k > h or beyond, Halt.DATABASE_HISTORY_LOST),
         (16, k < h and not whole(r.outbox, k, h), Halt.OUTBOX_DAMAGED),
         (17, k < h, Republish),
         (0, log is None, Wait),
@@ -599,6 +631,7 @@ def test_resumes_only_where_both_stores_agree_and_the_log_covers_h(reading: Read
     assert log is not None
     assert decision.offset == row.next_offset == reading.committed.offset
     assert mark(row, reading.committed.metadata) is Mark.KNOWN
+    assert decision.offset <= reach(row, reading.committed.metadata)
     assert row.system_identifier == reading.system_identifier
     assert row.intent is None
     assert log.start <= row.next_offset <= log.high_watermark
@@ -617,6 +650,7 @@ def test_republishes_only_an_undamaged_tiling_from_k_to_h(reading: Reading) -> N
     assert row.published_offset <= k < row.next_offset
     assert whole(reading.outbox, k, row.next_offset)
     assert mark(row, reading.committed.metadata) is Mark.KNOWN
+    assert k <= reach(row, reading.committed.metadata)
 
 
 @given(anything)

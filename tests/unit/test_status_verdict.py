@@ -166,6 +166,12 @@ def test_the_metadata_of_k_is_named(metadata: str, expected: Mark) -> None:
     assert mark(ROW, Offset(15, metadata)) is expected
 
 
+@pytest.mark.parametrize(("k", "expected"), [(15, Mark.KNOWN), (16, Mark.STALE)])
+def test_a_k_beyond_the_end_of_its_token_is_of_another_history(k: int, expected: Mark) -> None:
+    row = replace(ROW, token_ends={"a": 15})
+    assert mark(row, Offset(k, make_metadata("line", "a"))) is expected
+
+
 def test_without_k_there_is_no_mark() -> None:
     assert mark(ROW, Offset(None)) is None
     assert mark(None, Offset(15)) is None

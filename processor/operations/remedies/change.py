@@ -112,6 +112,8 @@ _UPDATE = """
 UPDATE processor.progress SET
     next_offset = %(h)s, published_offset = %(p)s, intent = %(intent)s::jsonb,
     lineage = %(lineage)s, token = %(token)s, tokens_in_k = %(tokens)s::text[],
+    token_ends = CASE WHEN %(intent)s::jsonb IS NOT NULL THEN '{}'
+        ELSE token_ends || jsonb_build_object(token, next_offset) END,
     leader_epoch = CASE WHEN %(moved)s THEN NULL ELSE leader_epoch END,
     verified_offset = CASE WHEN %(moved)s THEN NULL ELSE verified_offset END,
     system_identifier = CASE WHEN %(take_server)s

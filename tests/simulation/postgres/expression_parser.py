@@ -141,7 +141,7 @@ class ExpressionParser:
 
     def _sum(self) -> Expression:
         left = self._product()
-        while self.at("+", "-", "||"):
+        while self.at("+", "-", "||", "->>"):
             operator = self._next.text
             self._at += 1
             left = Binary(operator, left, self._product())

@@ -5,6 +5,7 @@ AND and OR are Python's, which tell NULL and false apart only as far as WHERE do
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable
 from functools import lru_cache
@@ -87,9 +88,22 @@ def concatenate(left: Any, right: Any) -> Any:
         return None
     if isinstance(left, bytes):
         return left + taker("bytea")(right)
+    if isinstance(left, dict):
+        return left | right
     if isinstance(left, list):
         return left + (right if isinstance(right, list) else [right])
     return str(left) + str(right)
+
+
+def text_at(document: dict[str, Any] | None, key: str | None) -> str | None:
+    """``->>``: a text, whatever stands there."""
+    found = None if document is None or key is None else document.get(key)
+    return found if found is None or isinstance(found, str) else json.dumps(found)
+
+
+def json_object(*pairs: Any) -> dict[str, Any]:
+    """``jsonb_build_object``: keys and values in turn."""
+    return dict(zip(pairs[::2], pairs[1::2], strict=True))
 
 
 def negative(value: Any) -> Any:
@@ -149,10 +163,17 @@ def string_agg(values: list[tuple[Any, Any]]) -> str | None:
     return given[0][1].join(str(value) for value, _ in given) if given else None
 
 
-FUNCTIONS = {"coalesce": coalesce, "nullif": nullif, "greatest": greatest, "least": least}
+FUNCTIONS = {
+    "jsonb_build_object": json_object,
+    "coalesce": coalesce,
+    "nullif": nullif,
+    "greatest": greatest,
+    "least": least,
+}
 AGGREGATES = {"count": count, "max": maximum, "min": minimum, "sum": total}
 OPERATORS = {
     "=": equal,
+    "->>": text_at,
     "<>": unequal,
     "<": less,
     "<=": less_or_equal,

@@ -104,8 +104,8 @@ def _audit(
 _CLAIM = """
 UPDATE processor.progress SET
     next_offset = %(start)s, published_offset = %(start)s, lineage = %(lineage)s, intent = NULL,
-    token = replace(gen_random_uuid()::text, '-', ''), leader_epoch = NULL,
-    verified_offset = NULL, updated_at = now()
+    token = replace(gen_random_uuid()::text, '-', ''), token_ends = '{}',
+    leader_epoch = NULL, verified_offset = NULL, updated_at = now()
 WHERE group_id = %(group)s AND cluster_id = %(cluster)s AND topic = %(topic)s
     AND topic_id = %(topic_id)s AND partition = %(partition)s
 RETURNING id, token, tokens_in_k
