@@ -185,7 +185,7 @@ class TestRenew:
         self, world: PostgresWorld, row: Row
     ) -> None:
         world.observed.execute(
-            "UPDATE processor.progress SET token = 'its', tokens_in_k = tokens_in_k || '{its}'"
+            "UPDATE processor.progress SET token = 'its', tokens_in_k = tokens_in_k || ARRAY['its']"
         )
         [again] = world.rows_of([FIRST])
         with locked(world) as rows:

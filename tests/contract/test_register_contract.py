@@ -7,6 +7,7 @@ import pytest
 from processor.engine.batch import Partition
 from processor.engine.register import Register, Report, Request
 from processor.revisions import require_revision
+from processor.schema import REVISIONS
 from tests.support.databases import CLUSTER, TOPIC, PostgresWorld
 from tests.support.engine import free_steps
 
@@ -93,4 +94,4 @@ def test_the_latest_request_counts(world: PostgresWorld, register: Register) -> 
 
 
 def test_the_revision_is_the_one_that_a_worker_takes(world: PostgresWorld) -> None:
-    assert require_revision(world.database().connection()) == "0001"
+    assert require_revision(world.database().connection()) == REVISIONS[-1]

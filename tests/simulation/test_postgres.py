@@ -20,6 +20,7 @@ from processor.engine import ledger as ledger_module
 from processor.engine import store as store_module
 from processor.engine.failures import DatabaseDoubt, OwnerChanged
 from processor.engine.recovery import Row
+from processor.schema import REVISIONS
 from processor.writes import CopyWrite, UpsertWrite
 from tests.simulation.network import Fate, Request
 from tests.simulation.postgres import Server, UnknownStatement
@@ -87,6 +88,9 @@ def engine_statements() -> list[str]:
         if _STATEMENT.match(text) and "{" not in text
     }
     return sorted(found)
+
+
+BEYOND = "c.k <= COALESCE((p.token_ends ->> c.token_in_metadata)::bigint, p.next_offset)"
 
 
 class TestStatements:
@@ -177,7 +181,7 @@ class TestGuards:
             ("p.token = c.token", {"token": "stale"}, ""),
             ("p.intent IS NULL", {}, "intent = '{}'"),
             ("p.published_offset <= c.k", {"offset": 1}, "published_offset = 2"),
-            ("c.k <= p.next_offset", {"offset": 9}, ""),
+            (BEYOND, {"offset": 9}, ""),
             ("c.token_in_metadata = ANY (p.tokens_in_k)", {"token_in_metadata": "unknown"}, ""),
         ],
     )
@@ -200,7 +204,7 @@ class TestGuards:
         claim = ledger_module.Claim(**(fields | changes))
         assert world.ledger().raise_published([claim]) == {}
         monkeypatch.setattr(ledger_module, "_RAISE", without(ledger_module._RAISE, condition))
-        if condition == "c.k <= p.next_offset":
+        if condition == BEYOND:
             with pytest.raises(DatabaseDoubt, match="check constraint"):
                 world.ledger().raise_published([claim])
         else:
@@ -469,4 +473,4 @@ def test_a_server_has_the_frameworks_tables(world: SimulatedWorld) -> None:
     assert isinstance(world.server, Server)
     for table in ("progress", "outbox", "dead_letters", "slots", "partition_states", "control"):
         assert world.server.committed(table) == []
-    assert world.server.committed("alembic_version") == [{"version_num": "0001"}]
+    assert world.server.committed("alembic_version") == [{"version_num": REVISIONS[-1]}]
