@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 PYTEST_ARGS ?=
+PROCESSES ?= 2
 RUN := .venv/bin/python
 INSTALLED := .venv/.installed
 PARTS := .devstack/.parts
@@ -20,8 +21,8 @@ setup: $(PARTS) ## .venv, and the parts: Java, Kafka, Postgres (found on this ma
 demo: setup ## the main job on real Kafka and Postgres, killed at random (KEEP=1, SECONDS=45)
 	@$(RUN) -m demo $(if $(KEEP),--keep) $(if $(SECONDS),--seconds $(SECONDS))
 
-test: setup ## all tests, on the real parts (PYTEST_ARGS='-k devstack')
-	$(RUN) -m pytest -ra --durations=15 $(PYTEST_ARGS)
+test: setup ## all tests, on the real parts, two files at a time (PYTEST_ARGS='-k devstack')
+	$(RUN) -m pytest -ra --durations=15 -n $(PROCESSES) --dist loadfile $(PYTEST_ARGS)
 
 faults: setup ## a worker crashes, stops or fails at every edge of every step, on the real parts
 	FAULTS=all $(RUN) -m pytest -ra tests/faults/test_steps.py
