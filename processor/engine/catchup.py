@@ -108,7 +108,9 @@ class Catchup:
                 self._send_again(each, snapshot)
             except PublishDoubt as doubt:
                 if not doubt.refused and not self._missing_topics(each.entries):
-                    self._publisher.lengthen()
+                    if doubt.timed_out or doubt.fenced:
+                        # The transaction may have been too short, and the broker has ended it.
+                        self._publisher.lengthen()
                     raise
                 self._refused(each.owned, doubt)
                 self._publisher.prepare()

@@ -37,6 +37,7 @@ class PublishDoubt(Doubt):
         refused: Collection[str] = (),
         fenced: bool = False,
         unanswered: bool = False,
+        timed_out: bool = False,
     ) -> None:
         super().__init__(reason)
         self.refused = frozenset(refused)
@@ -44,6 +45,7 @@ class PublishDoubt(Doubt):
         self.fenced = fenced
         self.unanswered = unanswered
         """The call has not returned, and may never."""
+        self.timed_out = timed_out or unanswered
 
 
 class ReadFailed(Exception):

@@ -163,7 +163,12 @@ class TransactionalProducer:
             if self.last_error is not None:
                 reason += f" ({self.last_error})"
             refused = self._refused() or ({name} if code in REFUSALS else set())
-            raise PublishDoubt(reason, refused=refused, fenced=code in _FENCED) from None
+            raise PublishDoubt(
+                reason,
+                refused=refused,
+                fenced=code in _FENCED,
+                timed_out=code == KafkaError._TIMED_OUT,
+            ) from None
 
     def _delivered(self, error: KafkaError | None, message: Any) -> None:
         if error is not None:

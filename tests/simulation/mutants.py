@@ -27,7 +27,8 @@ from processor.engine.locked_rows import Known, LockedRows
 from processor.engine.partitions import Owned, Partitions
 from processor.engine.producer import TransactionalProducer
 from processor.engine.publisher import Publisher
-from processor.engine.recovery import make_metadata
+from processor.engine.recoverer import Recoverer
+from processor.engine.recovery import HaltAt, make_metadata
 from processor.engine.store import Store
 from processor.engine.worker import Worker
 from tests.simulation import pipeline as simulated
@@ -134,6 +135,13 @@ def p_raised_from_belief() -> Patch:
 
 @mutant(needs="stop")
 def outbox_read_before_the_row_lock() -> Patch:
+    """And halts at the first reading, because the second one would hide it."""
+    halt = Recoverer._halt
+
+    def at_once(self: Recoverer, each: Owned, decision: HaltAt) -> None:
+        each.suspected = decision
+        halt(self, each, decision)
+
     def read(
         self: LockedRows, committed: Mapping[Partition, Committed], topic_ids: Mapping[str, str]
     ) -> None:
@@ -155,7 +163,10 @@ def outbox_read_before_the_row_lock() -> Patch:
         for partition, known in self.known.items():
             known.outbox, known.entries = early[partition].outbox, early[partition].entries
 
-    return mock.patch.object(LockedRows, "read", read)
+    return together(
+        mock.patch.object(LockedRows, "read", read),
+        mock.patch.object(Recoverer, "_halt", at_once),
+    )
 
 
 @mutant(needs="failover")
@@ -431,9 +442,7 @@ def batch_kept_across_a_revoke() -> Patch:
     def keep(self: Partitions, partitions: Any) -> None:
         before = dict(self.owned)
         replace_all(self, partitions)
-        for partition in self.owned:
-            if partition in before:
-                self.owned[partition] = before[partition]
+        self.owned |= before
 
     def assigned(self: Consumer, client: Any, assigned: list[TopicPartition]) -> None:
         flows = dict(self._flows)

@@ -46,6 +46,7 @@ IDLE_SECONDS = 0.4
 """How long a worker waits for messages: longer than in earnest, because each turn costs."""
 LOOK_SECONDS = 0.25
 STANDBY_SECONDS = 1.0
+WAKE_SECONDS = 0.05
 REST_SECONDS = 120.0
 """How long it may take after the last fault until everything is at rest."""
 
@@ -175,6 +176,8 @@ class Simulation:
         self._over = False
         self._at_rest = False
         self._failover = Failover.NONE
+        self._restore_at: float | None = None
+        self._tokens: dict[int, str] = {}
         self.network.late = lambda _: self.time.random.uniform(0.0, 1.5)
         self.network.held_seconds = lambda: STANDBY_SECONDS
 
@@ -280,7 +283,7 @@ class Simulation:
         elif fault.kind == "failover":
             self._failover = Failover.ARMED
         elif fault.kind == "restore":
-            later(fault.seconds, partial(self._restore, self.server.snapshot()))
+            self._plan_restore(fault.seconds)
         elif fault.kind == "recreate":
             self.may_halt.add("topic-recreated")
             self.audit.recreated()
@@ -288,6 +291,24 @@ class Simulation:
         else:
             place.end()
             place.start_at = self.time.now() + fault.seconds
+
+    def _plan_restore(self, seconds: float) -> None:
+        """Half of them aim: at the state right after the next renewal of a token, to come back just
+        before a process that stands still goes on with what it had in hand.
+        """
+        wakes = [p.process.stopped_until for p in self.places if p.process.alive]
+        later = min((at for at in wakes if at > self.time.now() + 0.5), default=None)
+        if later is None or self.time.random.random() < 0.5:
+            self.time.later(seconds, partial(self._restore, self.server.snapshot()))
+        else:
+            self._restore_at = later - WAKE_SECONDS
+
+    def _keep_for_restore(self) -> None:
+        """A token was renewed: this is the state, if one is looked for."""
+        at, self._restore_at = self._restore_at, None
+        if at is not None:
+            after = max(0.01, at - self.time.now())
+            self.time.later(after, partial(self._restore, self.server.snapshot()))
 
     def _restore(self, state: State) -> None:
         """Back to an older state, as after a failover to a lagging replica."""
@@ -317,6 +338,8 @@ class Simulation:
 
     def _calm_down(self) -> None:
         self._calm = True
+        if self._restore_at is not None:
+            self._keep_for_restore()  # no token was renewed meanwhile
         self.network.cut.clear()
         self.time.later(LOOK_SECONDS, self._look)
         self.timeline.add("fault", "no more faults")
@@ -397,6 +420,11 @@ class Simulation:
     def _committed(self) -> None:
         """Postgres has committed something."""
         self.audit.sample()
+        if self._restore_at is not None:
+            tokens = {row["id"]: row["token"] for row in self.server.committed("progress")}
+            if self._tokens and tokens != self._tokens:
+                self._keep_for_restore()
+            self._tokens = tokens
 
     def _at_edge(self, place: Place, process: Process, step: Step, edge: Edge) -> None:
         """A fault that is aimed at this edge befalls the process here."""
