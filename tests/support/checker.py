@@ -119,18 +119,29 @@ def check_provenance(outputs: Iterable[Output]) -> list[Violation]:
 
 def check_samples(samples: Iterable[Sample]) -> list[Violation]:
     """While running: P ≤ K ≤ H, none of them goes back, and the outbox tiles [K, H)."""
-    found: list[Violation] = []
-    last: dict[int, Sample] = {}
-    for sample in samples:
-        before = last.pop(sample.partition, None)
+    watch = Watch()
+    return [violation for sample in samples for violation in watch.see(sample)]
+
+
+class Watch:
+    """Checks samples one by one, so that those of a long run need not be kept."""
+
+    def __init__(self) -> None:
+        self.judged = 0
+        """Samples that could be judged: K exists and no intent is set."""
+        self._last: dict[int, Sample] = {}
+
+    def see(self, sample: Sample) -> list[Violation]:
+        """What is wrong with this one, and with its partition since the one before."""
+        before = self._last.pop(sample.partition, None)
         if sample.committed is None or sample.intent:
-            continue
-        last[sample.partition] = sample
-        found += _invariant(sample, sample.committed)
-        found += _tiling(sample, sample.committed)
+            return []
+        self.judged += 1
+        self._last[sample.partition] = sample
+        found = [*_invariant(sample, sample.committed), *_tiling(sample, sample.committed)]
         if before is not None and before.lineage == sample.lineage:
             found += _backwards(before, sample)
-    return found
+        return found
 
 
 def check_rest(samples: Iterable[Sample], ends: Mapping[int, int]) -> list[Violation]:
