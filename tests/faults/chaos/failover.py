@@ -1,0 +1,124 @@
+"""Failover to a replica that lags: history is lost, every partition must halt, none may go on.
+
+Then the old primary comes back, and the partitions go on by themselves.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import psycopg
+from confluent_kafka import Consumer, TopicPartition
+
+from devstack import Postgres
+from devstack.waiting import wait_until
+from processor.engine.batch import Committed
+from processor.engine.recovery import Halt
+from tests.faults.chaos.caretaker import states
+from tests.faults.chaos.offsets import Offsets
+from tests.faults.chaos.pipeline import GROUP, TOLD
+from tests.faults.chaos.stage import OUTPUT_PARTITIONS, Stage
+
+LAG_SECONDS = 20.0
+HALT_SECONDS = 60.0
+WATCH_SECONDS = 4.0
+BACK_SECONDS = 90.0
+
+_HEADS = "SELECT partition, next_offset FROM processor.progress WHERE group_id = %s"
+
+
+class WentOnError(Exception):
+    """Something was done on a database that has lost history."""
+
+
+def fail_over(stage: Stage, tell: Callable[[str], None]) -> float:
+    """The whole episode, with messages coming in all the while. Nobody else reads Postgres.
+
+    :returns: how long it took until all partitions had halted, in seconds.
+    :raises WentOnError: when a partition did anything but halt.
+    :raises StackError: when they did not halt, or did not go on afterwards, in time.
+    """
+    primary = stage.stack.postgres
+    offsets = Offsets(stage.stack.kafka.bootstrap_servers)
+    with Postgres(stage.stack.data_dir / "replica", replica_of=primary) as replica:
+        replica.stop_receiving()
+        url = stage.url.replace(f":{primary.port}/", f":{replica.port}/")
+        partitions = range(stage.partitions)
+        left_behind = _heads(url)
+
+        def lags() -> bool:
+            k = offsets.committed(partitions)
+            return all(n in k and (k[n].offset or 0) > left_behind[n] for n in partitions)
+
+        wait_until(lags, LAG_SECONDS, "the replica to lag in every partition")
+        primary.kill()
+        replica.promote()
+        _lead_to(stage, replica)
+        tell("Postgres has failed over to a replica that lags")
+        began = time.monotonic()
+        wait_until(lambda: _all_halted(url, stage.partitions), HALT_SECONDS, "all to halt")
+        took = time.monotonic() - began
+        _watch(stage, offsets, url, left_behind)
+        _lead_to(stage, None)
+    tell(f"all partitions halted after {took:.1f} s and stood still; the old primary is back")
+    primary.start()
+    before = _heads(stage.url)
+    _lead_to(stage, primary)
+    wait_until(
+        lambda: all(head > before[n] for n, head in _heads(stage.url).items()),
+        BACK_SECONDS,
+        "all partitions to go on",
+    )
+    return took
+
+
+def _lead_to(stage: Stage, postgres: Postgres | None) -> None:
+    """Where the workers' connections lead from now on; None: nowhere."""
+    if postgres is None:
+        stage.proxy.cut()
+        return
+    stage.proxy.target = ("127.0.0.1", postgres.port)
+    stage.proxy.cut()
+    stage.proxy.restore()
+
+
+def _all_halted(url: str, partitions: int) -> bool:
+    found = states(url)
+    reasons = [reason for _, state, reason, _ in found if state == "halted"]
+    return reasons == [Halt.DATABASE_HISTORY_LOST] * partitions
+
+
+def _watch(stage: Stage, offsets: Offsets, url: str, left_behind: dict[int, int]) -> None:
+    """Nothing moves, in either store."""
+    before = _seen(stage, offsets, url)
+    time.sleep(WATCH_SECONDS)
+    after = _seen(stage, offsets, url)
+    if before != after:
+        raise WentOnError(f"halted, and yet it moved from {before} to {after}")
+    if after[0] != left_behind:
+        raise WentOnError(f"the replica was at {left_behind}, and is at {after[0]}")
+
+
+Seen = tuple[dict[int, int], dict[int, Committed], list[int]]
+
+
+def _seen(stage: Stage, offsets: Offsets, url: str) -> Seen:
+    """H, K and where the output topic ends."""
+    k = offsets.committed(range(stage.partitions))
+    return _heads(url), k, _output_ends(stage.stack.kafka.bootstrap_servers)
+
+
+def _heads(url: str) -> dict[int, int]:
+    with psycopg.connect(url) as connection:
+        rows = connection.execute(_HEADS, (GROUP,)).fetchall()
+    return {row[0]: row[1] for row in rows}
+
+
+def _output_ends(servers: str) -> list[int]:
+    consumer = Consumer({"bootstrap.servers": servers, "group.id": "chaos-ends", "log_level": 0})
+    try:
+        places = [TopicPartition(TOLD, number) for number in range(OUTPUT_PARTITIONS)]
+        return [consumer.get_watermark_offsets(place, 10)[1] for place in places]
+    finally:
+        consumer.close()

@@ -1,0 +1,104 @@
+"""Which fault comes when: drawn from a seed; some overlap, none breaks what is broken already."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from random import Random
+
+from tests.faults.chaos.nemesis import Nemesis
+from tests.faults.chaos.stage import Stage
+
+TICK_SECONDS = 0.05
+MOST_AT_ONCE = 4
+"""Beside those that only wait for their step."""
+
+Mended = Callable[[str], None]
+"""Is told each fault's kind when it is over."""
+
+
+class Schedule:
+    """Inflicts faults on the stage until told to stop.
+
+    The seed decides the kinds, their order, how long they last and where they strike; when exactly
+    depends on the machine.
+    """
+
+    def __init__(
+        self,
+        stage: Stage,
+        kinds: Sequence[Nemesis],
+        seed: int,
+        gap_seconds: float,
+        mended: Mended,
+    ) -> None:
+        self.done: list[str] = []
+        """The kinds of the faults that were inflicted."""
+        self._stage, self._kinds = stage, kinds
+        self._rng = Random(seed)
+        self._gap_seconds = gap_seconds
+        self._mended = mended
+        self._broken: set[str] = set()
+        self._running: set[Future[None]] = set()
+        self._lock = threading.Lock()
+
+    def run(self, seconds: float, tick: Callable[[], None]) -> None:
+        """Returns when all faults are taken back.
+
+        :param tick: called all the time; raises when the campaign cannot go on.
+        """
+        until = time.monotonic() + seconds
+        coverage = list(self._kinds)
+        self._rng.shuffle(coverage)
+        with ThreadPoolExecutor(2 * MOST_AT_ONCE, thread_name_prefix="nemesis") as pool:
+            try:
+                next_at = time.monotonic()
+                while time.monotonic() < until:
+                    tick()
+                    time.sleep(TICK_SECONDS)
+                    self._collect()
+                    if time.monotonic() >= next_at and len(self._running) < MOST_AT_ONCE:
+                        self._strike(pool, coverage)
+                        next_at = time.monotonic() + self._rng.expovariate(1 / self._gap_seconds)
+                while self._running:
+                    tick()
+                    time.sleep(TICK_SECONDS)
+                    self._collect()
+            except BaseException:
+                self._stage.stopping.set()
+                raise
+
+    def _strike(self, pool: ThreadPoolExecutor, coverage: list[Nemesis]) -> None:
+        """Each kind once at first, then by weight."""
+        with self._lock:
+            free = [kind for kind in self._kinds if kind.touches not in self._broken]
+            first = next((kind for kind in coverage if kind in free), None)
+            if first is not None:
+                coverage.remove(first)
+            chosen = first or self._rng.choices(free, [kind.weight for kind in free])[0]
+            if chosen.touches:
+                self._broken.add(chosen.touches)
+        own = Random(self._rng.getrandbits(64))
+        self._running.add(pool.submit(self._inflict, chosen, own))
+
+    def _inflict(self, kind: Nemesis, rng: Random) -> None:
+        try:
+            heal = kind.inflict(self._stage, rng)
+            if heal is None:
+                return
+            with self._lock:
+                self.done.append(kind.name)
+            self._stage.stopping.wait(rng.uniform(*kind.seconds))
+            heal()
+            self._mended(kind.name)
+        finally:
+            with self._lock:
+                self._broken.discard(kind.touches)
+
+    def _collect(self) -> None:
+        """:raises Exception: what a fault could not do."""
+        for future in [each for each in self._running if each.done()]:
+            self._running.discard(future)
+            future.result()

@@ -1,0 +1,101 @@
+"""The numbers that come in: a thread that sends them at a steady rate, whatever is broken."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from confluent_kafka import KafkaError, Producer
+
+from tests.faults.chaos.pipeline import NUMBERS, bucket_of
+
+TICK_SECONDS = 0.01
+FLUSH_SECONDS = 120.0
+MOST_AHEAD = 100_000
+"""So many unhandled messages at most: a slow machine is not drowned."""
+LONGEST_BURST_SECONDS = 1.0
+NUMBERED = b'{"n":%d}'
+
+
+class Traffic:
+    """Numbers 0, 1, 2, … go to the partitions in turn, by an idempotent producer.
+
+    ``ends`` is where each partition's log ends, as far as Kafka has confirmed it.
+    """
+
+    def __init__(
+        self, servers: str, partitions: int, rate: float, handled: Callable[[], int]
+    ) -> None:
+        """:param handled: how many are done, to hold on while too many are not."""
+        self.sent = 0
+        self.delivered = 0
+        self.ends = dict.fromkeys(range(partitions), 0)
+        self._failures: list[str] = []
+        self._rate = rate
+        self._handled = handled
+        self._stop = threading.Event()
+        self._producer = Producer(
+            {
+                "bootstrap.servers": servers,
+                "enable.idempotence": True,
+                "linger.ms": 20,
+                "compression.type": "lz4",
+                "reconnect.backoff.max.ms": 500,
+                # Nothing is given up while brokers are away.
+                "message.timeout.ms": 0,
+                "log_level": 0,
+                "error_cb": lambda _: None,
+                "on_delivery": self._reported,
+            }
+        )
+        self._thread = threading.Thread(target=self._run, name="traffic", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """On return Kafka has confirmed all that was sent.
+
+        :raises RuntimeError: when it has not.
+        """
+        self._stop.set()
+        self._thread.join()
+        left = self._producer.flush(FLUSH_SECONDS)
+        if left or self._failures:
+            raise RuntimeError(f"{left} messages were not confirmed; {self._failures[:3]}")
+
+    def abandon(self) -> None:
+        """Stop sending, whatever becomes of what was sent."""
+        self._stop.set()
+
+    def _run(self) -> None:
+        credit, last = 0.0, time.monotonic()
+        while not self._stop.wait(TICK_SECONDS):
+            self._producer.poll(0)
+            now = time.monotonic()
+            credit = min(credit + (now - last) * self._rate, self._rate * LONGEST_BURST_SECONDS)
+            last = now
+            if self.sent - self._handled() > MOST_AHEAD:
+                credit = 0.0
+            while credit >= 1.0 and self._send():
+                credit -= 1.0
+
+    def _send(self) -> bool:
+        """Whether there was room for the next number."""
+        number, partition = self.sent, self.sent % len(self.ends)
+        try:
+            self._producer.produce(
+                NUMBERS, NUMBERED % number, b"%d" % bucket_of(number), partition=partition
+            )
+        except BufferError:
+            return False
+        self.sent += 1
+        return True
+
+    def _reported(self, error: KafkaError | None, message: Any) -> None:
+        if error is not None:
+            self._failures.append(str(error))
+            return
+        self.delivered += 1
+        partition = message.partition()
+        self.ends[partition] = max(self.ends[partition], message.offset() + 1)
