@@ -10,6 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from confluent_kafka import KafkaException
 from rich.console import Console
 
 from devstack import StackError
@@ -21,7 +22,7 @@ from tests.faults.chaos.stage import forget_settings
 
 BAD, BROKEN_OFF = 1, 130
 RATE = 3_300.0
-GAP_SECONDS = 1.6
+GAP_SECONDS = 1.2
 
 
 def main() -> int:
@@ -35,12 +36,13 @@ def main() -> int:
     began = time.monotonic()
 
     def tell(text: str) -> None:
-        console.print(f"{time.monotonic() - began:6.0f} s  {text}", highlight=False)
+        line = f"{time.monotonic() - began:6.0f} s  {text}"
+        console.print(line, highlight=False, soft_wrap=True)
 
     tell(f"seed {chosen.seed}")
     try:
         results = _campaign(chosen, logs, tell)
-    except (UnauditableError, WentOnError, StackError, RuntimeError) as error:
+    except (UnauditableError, WentOnError, StackError, RuntimeError, KafkaException) as error:
         tell(f"no figures: {error}; logs in {logs}")
         return BAD
     except KeyboardInterrupt:

@@ -15,6 +15,7 @@ from tests.faults.chaos.caretaker import Caretaker, states
 from tests.faults.chaos.failover import fail_over
 from tests.faults.chaos.nemesis import Nemesis
 from tests.faults.chaos.offsets import Offsets
+from tests.faults.chaos.pipeline import NUMBERS
 from tests.faults.chaos.pulse import Pulse, Recovery, Stall
 from tests.faults.chaos.sampler import Sampler
 from tests.faults.chaos.schedule import Schedule
@@ -98,19 +99,15 @@ class Result:
 def run(phase: Phase, seed: int, tell: Tell, logs: Path | None = None) -> Result:
     """One phase, on a stage of its own.
 
-    :param logs: where the logs are copied to when something is wrong.
+    :param logs: where the logs are copied to.
     :raises UnauditableError: when nothing can be said of it.
     """
     with Stage(phase.nodes, PARTITIONS, WORKERS) as stage:
         try:
-            result = Run(stage, phase, seed, tell).result()
-        except BaseException:
+            return Run(stage, phase, seed, tell).result()
+        finally:
             if logs is not None:
                 stage.keep_logs(logs)
-            raise
-        if logs is not None and not result.fine:
-            stage.keep_logs(logs)
-        return result
 
 
 class Run:
@@ -161,13 +158,15 @@ class Run:
 
     def _tick(self) -> None:
         self._stage.check()
+        self._traffic.check()
         if time.monotonic() - self._told > TELL_SECONDS:
             self._told = time.monotonic()
             done = self._schedule.done
             self._tell(
                 f"{self._pulse.handled:,} of {self._traffic.delivered:,} messages,"
                 f" {len(done)} faults of {len(set(done))} kinds,"
-                f" longest stall {self._pulse.longest.seconds:.1f} s"
+                f" longest stall {self._pulse.longest.seconds:.1f} s;"
+                f" broken: {self._schedule.now()}"
             )
 
     def _fail_over(self) -> None:
@@ -194,7 +193,7 @@ class Run:
         return []
 
     def _is_at_rest(self) -> bool:
-        ends = self._offsets.ends(range(self._stage.partitions))
+        ends = self._offsets.ends(NUMBERS, range(self._stage.partitions))
         last = self._sampler.latest
         return len(ends) == self._stage.partitions and all(
             n in last and last[n].published == last[n].committed == last[n].next_offset == end
@@ -204,7 +203,7 @@ class Run:
     def _audited(self, problems: list[str], codes: dict[str, int], seconds: float) -> Result:
         stage, servers = self._stage, self._stage.stack.kafka.bootstrap_servers
         self._tell("reading both stores")
-        ends = self._offsets.ends(range(stage.partitions))
+        ends = self._offsets.ends(NUMBERS, range(stage.partitions))
         verdict = audit(servers, stage.url, self._traffic.delivered, self._sampler.final(), ends)
         return Result(
             phase=self._phase,

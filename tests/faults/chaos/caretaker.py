@@ -7,14 +7,12 @@ from collections.abc import Callable
 from contextlib import suppress
 
 import psycopg
-from confluent_kafka import KafkaException
-from confluent_kafka.admin import AdminClient
 
 from devstack import Kafka
+from tests.faults.chaos.offsets import Offsets
 from tests.faults.chaos.pipeline import GROUP
 
 POLL_SECONDS = 1.0
-ANSWER_SECONDS = 10.0
 SETTLE_SECONDS = 20.0
 """After a remedy, before the next one."""
 
@@ -33,6 +31,7 @@ class Caretaker:
     def __init__(self, url: str, kafka: Kafka, tell: Callable[[str], None]) -> None:
         self.remedies = 0
         self._url, self._kafka, self._tell = url, kafka, tell
+        self._offsets = Offsets(kafka.bootstrap_servers)
         self._paused = False
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="caretaker", daemon=True)
@@ -52,7 +51,7 @@ class Caretaker:
         while not self._stop.wait(POLL_SECONDS):
             if not self._paused and self._is_stale():
                 self._tell("the remedy for offset-unstable: the group's coordinator is restarted")
-                self._kafka.restart(self._coordinator())
+                self._kafka.restart(self._offsets.coordinator() or 0)
                 self.remedies += 1
                 self._stop.wait(SETTLE_SECONDS)
 
@@ -60,14 +59,6 @@ class Caretaker:
         with suppress(psycopg.Error):
             return any(reason == "offset-unstable" for _, _, reason, _ in states(self._url))
         return False
-
-    def _coordinator(self) -> int:
-        """Its number among the nodes; the first when nobody says."""
-        admin = AdminClient({"bootstrap.servers": self._kafka.bootstrap_servers, "log_level": 0})
-        with suppress(KafkaException, TimeoutError):
-            described = admin.describe_consumer_groups([GROUP])[GROUP].result(ANSWER_SECONDS)
-            return int(described.coordinator.id) - 1
-        return 0
 
 
 def states(url: str) -> list[tuple[int, str, str | None, str | None]]:

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable
 
 import psycopg
-from confluent_kafka import Consumer, TopicPartition
 
 from devstack import Postgres
 from devstack.waiting import wait_until
@@ -100,25 +99,16 @@ def _watch(stage: Stage, offsets: Offsets, url: str, left_behind: dict[int, int]
         raise WentOnError(f"the replica was at {left_behind}, and is at {after[0]}")
 
 
-Seen = tuple[dict[int, int], dict[int, Committed], list[int]]
+Seen = tuple[dict[int, int], dict[int, Committed], dict[int, int]]
 
 
 def _seen(stage: Stage, offsets: Offsets, url: str) -> Seen:
     """H, K and where the output topic ends."""
     k = offsets.committed(range(stage.partitions))
-    return _heads(url), k, _output_ends(stage.stack.kafka.bootstrap_servers)
+    return _heads(url), k, offsets.ends(TOLD, range(OUTPUT_PARTITIONS))
 
 
 def _heads(url: str) -> dict[int, int]:
     with psycopg.connect(url) as connection:
         rows = connection.execute(_HEADS, (GROUP,)).fetchall()
     return {row[0]: row[1] for row in rows}
-
-
-def _output_ends(servers: str) -> list[int]:
-    consumer = Consumer({"bootstrap.servers": servers, "group.id": "chaos-ends", "log_level": 0})
-    try:
-        places = [TopicPartition(TOLD, number) for number in range(OUTPUT_PARTITIONS)]
-        return [consumer.get_watermark_offsets(place, 10)[1] for place in places]
-    finally:
-        consumer.close()

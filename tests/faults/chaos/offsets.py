@@ -1,43 +1,90 @@
-"""K and the ends of the input's logs, asked for over connections that no fault touches."""
+"""K and the ends of logs, asked for over connections that no fault touches.
+
+Consumers that never join are asked, not an admin client: that one hears nothing more of a group
+after its coordinator was away, and can end the process by an assertion.
+"""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
 
-from processor.engine.batch import Committed, Partition
-from processor.engine.clients import KafkaClients
-from processor.engine.cluster import Cluster
-from processor.settings import Kafka as KafkaSettings
-from tests.faults.chaos.pipeline import GROUP, NUMBERS
-from tests.support.engine import free_steps
+from confluent_kafka import Consumer, KafkaException, TopicPartition
 
-PENDING_SECONDS = 0.5
-"""How long to ask for offsets that a transaction is about to move."""
-PENDING_POLL_SECONDS = 0.01
+from processor.engine.batch import Committed
+from tests.faults.chaos.pipeline import GROUP, NUMBERS
+
+PENDING_SECONDS = 0.4
+"""How long to wait for a transaction that is about to move an offset."""
+ANSWER_SECONDS = 2.0
+GROUPS = "__consumer_offsets"
 
 
 class Offsets:
     """For one thread."""
 
     def __init__(self, servers: str) -> None:
-        clients = KafkaClients(KafkaSettings(bootstrap_servers=servers), GROUP, "chaos")
-        self._cluster = Cluster(clients.admin, GROUP, free_steps())
+        self._committed, self._ends = (
+            Consumer(
+                {
+                    "bootstrap.servers": servers,
+                    "group.id": GROUP,
+                    "isolation.level": isolation,
+                    "reconnect.backoff.max.ms": 200,
+                    "log_level": 0,
+                    "error_cb": lambda _: None,
+                }
+            )
+            for isolation in ("read_committed", "read_uncommitted")
+        )
 
     def committed(self, partitions: Iterable[int]) -> dict[int, Committed]:
-        """K of those whose K is stable."""
-        wanted = [Partition(NUMBERS, number) for number in partitions]
-        found: dict[int, Committed] = {}
-        deadline = time.monotonic() + PENDING_SECONDS
-        while wanted and time.monotonic() < deadline:
-            answer = self._cluster.committed(wanted)
-            known = {p.number: k for p, k in answer.items() if isinstance(k, Committed)}
-            found |= known
-            wanted = [partition for partition in wanted if partition.number not in known]
-            time.sleep(PENDING_POLL_SECONDS)
+        """K, read stable, of those whose K is stable."""
+        found = {}
+        for number in partitions:
+            try:
+                [answer] = self._committed.committed(
+                    [TopicPartition(NUMBERS, number)], PENDING_SECONDS
+                )
+            except KafkaException:
+                continue
+            if answer.error is None:
+                offset = answer.offset if answer.offset >= 0 else None
+                found[number] = Committed(offset, answer.metadata)
         return found
 
-    def ends(self, partitions: Iterable[int]) -> dict[int, int]:
-        """The high watermarks; control records count."""
-        ranges = self._cluster.log_ranges([Partition(NUMBERS, n) for n in partitions])
-        return {partition.number: log.high_watermark for partition, log in ranges.items()}
+    def ends(self, topic: str, partitions: Iterable[int]) -> dict[int, int]:
+        """The high watermarks, control records included, of those that answer."""
+        found = {}
+        for number in partitions:
+            try:
+                # Asked first, or the client may not know who leads by now.
+                self._ends.list_topics(topic, ANSWER_SECONDS)
+                answer = self._ends.get_watermark_offsets(
+                    TopicPartition(topic, number), ANSWER_SECONDS
+                )
+            except KafkaException:
+                continue
+            if answer is not None:
+                found[number] = answer[1]
+        return found
+
+    def coordinator(self) -> int | None:
+        """The number of the node that coordinates the group; None while nobody does."""
+        try:
+            partitions = self._ends.list_topics(GROUPS, ANSWER_SECONDS).topics[GROUPS].partitions
+        except KafkaException:
+            return None
+        leader = partitions[java_hash(GROUP) % len(partitions)].leader
+        return leader - 1 if leader > 0 else None
+
+
+def java_hash(text: str) -> int:
+    """Of which Kafka makes the partition of a group; never negative.
+
+    >>> java_hash("chaos")
+    94623703
+    """
+    value = 0
+    for character in text:
+        value = (31 * value + ord(character)) & 0xFFFFFFFF
+    return value & 0x7FFFFFFF

@@ -12,8 +12,7 @@ from tests.faults.chaos.nemesis import Nemesis
 from tests.faults.chaos.stage import Stage
 
 TICK_SECONDS = 0.05
-MOST_AT_ONCE = 4
-"""Beside those that only wait for their step."""
+MOST_AT_ONCE = 5
 
 Mended = Callable[[str], None]
 """Is told each fault's kind when it is over."""
@@ -41,8 +40,14 @@ class Schedule:
         self._gap_seconds = gap_seconds
         self._mended = mended
         self._broken: set[str] = set()
+        self._active: list[str] = []
         self._running: set[Future[None]] = set()
         self._lock = threading.Lock()
+
+    def now(self) -> str:
+        """What is broken at this moment."""
+        with self._lock:
+            return ", ".join(sorted(self._active)) or "nothing"
 
     def run(self, seconds: float, tick: Callable[[], None]) -> None:
         """Returns when all faults are taken back.
@@ -90,8 +95,11 @@ class Schedule:
                 return
             with self._lock:
                 self.done.append(kind.name)
+                self._active.append(kind.name)
             self._stage.stopping.wait(rng.uniform(*kind.seconds))
             heal()
+            with self._lock:
+                self._active.remove(kind.name)
             self._mended(kind.name)
         finally:
             with self._lock:

@@ -13,9 +13,9 @@ from tests.faults.chaos.pipeline import NUMBERS, bucket_of
 
 TICK_SECONDS = 0.01
 FLUSH_SECONDS = 120.0
-MOST_AHEAD = 100_000
+MOST_AHEAD = 300_000
 """So many unhandled messages at most: a slow machine is not drowned."""
-LONGEST_BURST_SECONDS = 1.0
+LONGEST_BURST_SECONDS = 5.0
 NUMBERED = b'{"n":%d}'
 
 
@@ -33,6 +33,7 @@ class Traffic:
         self.delivered = 0
         self.ends = dict.fromkeys(range(partitions), 0)
         self._failures: list[str] = []
+        self._error: BaseException | None = None
         self._rate = rate
         self._handled = handled
         self._stop = threading.Event()
@@ -53,6 +54,11 @@ class Traffic:
         self._thread = threading.Thread(target=self._run, name="traffic", daemon=True)
         self._thread.start()
 
+    def check(self) -> None:
+        """Raises what has ended the thread, if something has."""
+        if self._error is not None:
+            raise self._error
+
     def stop(self) -> None:
         """On return Kafka has confirmed all that was sent.
 
@@ -60,6 +66,7 @@ class Traffic:
         """
         self._stop.set()
         self._thread.join()
+        self.check()
         left = self._producer.flush(FLUSH_SECONDS)
         if left or self._failures:
             raise RuntimeError(f"{left} messages were not confirmed; {self._failures[:3]}")
@@ -69,6 +76,12 @@ class Traffic:
         self._stop.set()
 
     def _run(self) -> None:
+        try:
+            self._send_steadily()
+        except BaseException as error:
+            self._error = error
+
+    def _send_steadily(self) -> None:
         credit, last = 0.0, time.monotonic()
         while not self._stop.wait(TICK_SECONDS):
             self._producer.poll(0)
