@@ -22,6 +22,8 @@ from processor.errors import Exit, SlotTaken
 
 IDLE_SECONDS = 0.1
 REJOIN_SECONDS = 3.0
+CLAIM_SECONDS = 0.5
+"""Until a slot that could not be claimed is claimed again."""
 RESUME_REMEDY = "processor resume, after the cause is mended"
 
 
@@ -59,7 +61,7 @@ class Worker:
 
         :raises SlotTaken: when another process has claimed this slot.
         """
-        self._rooms.register.claim(self._incarnation)
+        self._claim(beat)
         self.consumer.subscribe()
         while not self._stopping():
             beat()
@@ -70,6 +72,18 @@ class Worker:
                 self._rooms.observer.noted("member-fenced", reason=str(error))
                 return Exit.STUCK  # a fresh process joins anew
         return self.drain()
+
+    def _claim(self, beat: Callable[[], None]) -> None:
+        """Until it is written: Postgres may have gone away since the start."""
+        while not self._stopping():
+            beat()
+            try:
+                self._rooms.register.claim(self._incarnation)
+            except Doubt as doubt:
+                self._rooms.observer.doubted(str(doubt), ())
+                self._clock.sleep(CLAIM_SECONDS)
+            else:
+                return
 
     def turn(self) -> None:
         """Once around: a batch if there is one, then whatever is due."""
