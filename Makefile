@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 PYTEST_ARGS ?=
+CHAOS_ARGS ?=
 RUN := .venv/bin/python
 INSTALLED := .venv/.installed
 PARTS := .devstack/.parts
@@ -9,7 +10,7 @@ PARTS := .devstack/.parts
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test faults spec lint format clean
+.PHONY: help setup demo test faults chaos spec lint format clean
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -25,6 +26,9 @@ test: setup ## all tests, on the real parts (PYTEST_ARGS='-k devstack')
 
 faults: setup ## a worker crashes, stops or fails at every edge of every step, on the real parts
 	FAULTS=all $(RUN) -m pytest -ra tests/faults/test_steps.py
+
+chaos: setup ## every kind of fault on real parts for a while, then the audit (MINUTES=10, SEED=7)
+	@$(RUN) -m tests.faults.chaos --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED)) $(CHAOS_ARGS)
 
 spec: $(INSTALLED) ## the protocol, checked by TLC: large models, and each guard taken out
 	@$(RUN) -m spec.check small rest deep liveness large --guards

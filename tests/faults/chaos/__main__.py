@@ -22,7 +22,7 @@ from tests.faults.chaos.stage import forget_settings
 
 BAD, BROKEN_OFF = 1, 130
 RATE = 3_300.0
-GAP_SECONDS = 1.2
+GAP_SECONDS = 2.0
 
 
 def main() -> int:

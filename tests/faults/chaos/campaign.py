@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -26,7 +27,7 @@ PARTITIONS = 12
 WORKERS = 3
 START_SECONDS = 60.0
 WARM_UP_SECONDS = 2.0
-REST_SECONDS = 180.0
+REST_SECONDS = 600.0
 TELL_SECONDS = 10.0
 FAILOVER = "failover to a lagging replica"
 
@@ -84,6 +85,8 @@ class Result:
     longest: Stall
     samples: int
     remedies: int
+    ends: Counter[str]
+    """How worker processes ended that nobody had killed."""
     exit_codes: dict[str, int]
     seconds: float
     problems: list[str] = field(default_factory=list)
@@ -213,6 +216,7 @@ class Run:
             longest=self._pulse.longest,
             samples=self._sampler.watch.judged,
             remedies=self._caretaker.remedies,
+            ends=stage.ends(),
             exit_codes=codes,
             seconds=seconds,
             problems=problems,

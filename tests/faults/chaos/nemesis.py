@@ -22,11 +22,16 @@ class Nemesis:
     name: str
     inflict: Inflict
     seconds: tuple[float, float] = (0.0, 0.0)
-    """How long it lasts, drawn between these; nothing for what is over at once."""
+    """How long it lasts, between these, short more often; nothing for what is over at once."""
     weight: float = 1.0
     """How often it comes, beside the others."""
     touches: str = ""
     """What it breaks: no other fault breaks the same at the same time. Empty: any number may."""
+
+    def draw(self, rng: Random) -> float:
+        """How long it is to last."""
+        shortest, longest = self.seconds
+        return shortest + (longest - shortest) * rng.random() ** 2
 
 
 def nothing() -> None:

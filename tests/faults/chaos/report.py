@@ -38,6 +38,7 @@ class Report:
     def __init__(self, results: Sequence[Result], seed: int, command: str) -> None:
         self._results, self._seed, self._command = results, seed, command
         self._faults = Counter(kind for each in results for kind in each.faults)
+        self._ends = sum((each.ends for each in results), Counter[str]())
         self._recoveries: dict[str, list[float]] = {}
         for each in results:
             for recovery in each.recoveries:
@@ -68,6 +69,7 @@ class Report:
             "recovery_seconds_p50": round(percentile(recoveries, 0.5), 2),
             "recovery_seconds_p99": round(percentile(recoveries, 0.99), 2),
             "coordinator_restarts": sum(each.remedies for each in self._results),
+            "workers_ended": dict(self._ends),
             "halted_after_seconds": [round(each, 1) for each in halted if each is not None],
             "by_kind": {kind: self._by_kind(kind) for kind, _ in self._faults.most_common()},
         }
@@ -133,6 +135,9 @@ class Report:
                 f"{FAILOVER}: all partitions halted with database-history-lost after {seconds} s,"
                 " and went on by themselves when the old primary was back"
             )
+        if self._ends:
+            ends = ", ".join(f"{how} ({times})" for how, times in sorted(self._ends.items()))
+            yield f"worker processes that ended by themselves, and were started again: {ends}"
         if found["coordinator_restarts"]:
             yield (
                 f"restarts of the group's coordinator, the remedy for offset-unstable:"

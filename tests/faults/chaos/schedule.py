@@ -12,7 +12,7 @@ from tests.faults.chaos.nemesis import Nemesis
 from tests.faults.chaos.stage import Stage
 
 TICK_SECONDS = 0.05
-MOST_AT_ONCE = 5
+MOST_AT_ONCE = 3
 
 Mended = Callable[[str], None]
 """Is told each fault's kind when it is over."""
@@ -96,7 +96,7 @@ class Schedule:
             with self._lock:
                 self.done.append(kind.name)
                 self._active.append(kind.name)
-            self._stage.stopping.wait(rng.uniform(*kind.seconds))
+            self._stage.stopping.wait(kind.draw(rng))
             heal()
             with self._lock:
                 self._active.remove(kind.name)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
+from collections import Counter
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -32,6 +35,10 @@ BROKER = {
 }
 MAIN, CLOCKED, GUEST = "main", "clocked", "guest"
 """The services. The clocked one has a wall clock of its own; the guest comes and goes."""
+
+
+ENDED = re.compile(r"code='([^']+)'")
+EXPECTED_ENDS = ("exit 0", "killed by SIGKILL", "killed by SIGTERM")
 
 
 class Stage:
@@ -107,13 +114,17 @@ class Stage:
 
     def halts(self) -> list[str]:
         """What was logged of partitions that halted."""
-        return [
-            line
-            for log in self._logs
-            if log.exists()
-            for line in log.read_text(errors="replace").splitlines()
-            if " halts: " in line
-        ]
+        return [line for line in self._lines() if " halts: " in line]
+
+    def ends(self) -> Counter[str]:
+        """How worker processes have ended that nobody killed."""
+        found = (ENDED.search(line) for line in self._lines() if "worker-ended" in line)
+        return Counter(each[1] for each in found if each and each[1] not in EXPECTED_ENDS)
+
+    def _lines(self) -> Iterator[str]:
+        for log in self._logs:
+            if log.exists():
+                yield from log.read_text(errors="replace").splitlines()
 
     def keep_logs(self, folder: Path) -> None:
         """A copy of what the workers and the servers said."""
