@@ -22,7 +22,7 @@ from tests.faults.chaos.stage import forget_settings
 
 BAD, BROKEN_OFF = 1, 130
 RATE = 3_300.0
-GAP_SECONDS = 2.0
+GAP_SECONDS = 0.8
 
 
 def main() -> int:
@@ -79,7 +79,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.faults.chaos", description=__doc__)
     parser.add_argument("--minutes", type=float, default=10.0, help="of faults, in all")
     parser.add_argument("--rate", type=float, default=RATE, help="messages a second")
-    parser.add_argument("--gap", type=float, default=GAP_SECONDS, help="seconds between faults")
+    parser.add_argument(
+        "--gap", type=float, default=GAP_SECONDS, help="seconds between faults, at least"
+    )
     parser.add_argument("--seed", type=int, default=random.randrange(1_000_000))
     parser.add_argument("--json", type=Path, metavar="FILE", help="the figures")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="a page with marks for them")

@@ -25,7 +25,7 @@ from tests.faults.chaos.traffic import Traffic
 
 PARTITIONS = 12
 WORKERS = 3
-START_SECONDS = 60.0
+START_SECONDS = 120.0
 WARM_UP_SECONDS = 2.0
 REST_SECONDS = 600.0
 TELL_SECONDS = 10.0
@@ -124,7 +124,14 @@ class Run:
         self._pulse = Pulse(stage.url)
         self._sampler = Sampler(stage.url, servers)
         self._caretaker = Caretaker(stage.url, stage.stack.kafka, tell)
-        self._schedule = Schedule(stage, phase.kinds, seed, phase.gap_seconds, self._pulse.mended)
+        self._schedule = Schedule(
+            stage,
+            phase.kinds,
+            seed,
+            phase.gap_seconds,
+            self._pulse.mended,
+            self._pulse.all_recovered,
+        )
         self._traffic = Traffic(servers, stage.partitions, phase.rate, lambda: self._pulse.handled)
         self._pulse.ends = self._traffic.ends
         self._offsets = Offsets(servers)
@@ -154,10 +161,10 @@ class Run:
     def _wait_running(self) -> None:
         def all_run() -> bool:
             found = states(self._stage.url)
-            running = [state for _, state, _, _ in found if state == "running"]
-            return len(running) == self._stage.partitions
+            running = [each.slot for each in found if each.state == "running"]
+            return len(running) == self._stage.partitions and len(set(running)) == WORKERS
 
-        wait_until(all_run, START_SECONDS, "all partitions to run")
+        wait_until(all_run, START_SECONDS, "all workers to run partitions")
 
     def _tick(self) -> None:
         self._stage.check()
@@ -186,6 +193,7 @@ class Run:
         """Waits until everything is handled and published."""
 
         def all_done() -> bool:
+            self._tick()
             return self._pulse.handled >= self._traffic.delivered
 
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from typing import NamedTuple
 
 import psycopg
 
@@ -16,9 +17,19 @@ POLL_SECONDS = 1.0
 SETTLE_SECONDS = 20.0
 """After a remedy, before the next one."""
 
-_STATES = (
-    "SELECT partition, state, reason, detail FROM processor.partition_states WHERE group_id = %s"
-)
+_STATES = """
+SELECT partition, slot, state, reason, detail FROM processor.partition_states WHERE group_id = %s
+"""
+
+
+class State(NamedTuple):
+    """What a partition's owner last said of it."""
+
+    partition: int
+    slot: str
+    state: str
+    reason: str | None
+    detail: str | None
 
 
 class Caretaker:
@@ -57,11 +68,11 @@ class Caretaker:
 
     def _is_stale(self) -> bool:
         with suppress(psycopg.Error):
-            return any(reason == "offset-unstable" for _, _, reason, _ in states(self._url))
+            return any(each.reason == "offset-unstable" for each in states(self._url))
         return False
 
 
-def states(url: str) -> list[tuple[int, str, str | None, str | None]]:
-    """What each partition's owner last said of it: partition, state, reason, detail."""
+def states(url: str) -> list[State]:
+    """Of all partitions."""
     with psycopg.connect(url, connect_timeout=2) as connection:
-        return connection.execute(_STATES, (GROUP,)).fetchall()
+        return [State(*row) for row in connection.execute(_STATES, (GROUP,)).fetchall()]

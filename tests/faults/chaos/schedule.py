@@ -14,6 +14,11 @@ from tests.faults.chaos.stage import Stage
 TICK_SECONDS = 0.05
 MOST_AT_ONCE = 3
 
+PATIENCE_SECONDS = 4.0
+"""How long to wait until the last faults are overcome, before the next one."""
+OVERLAPPING = 0.3
+"""The share of faults for which is not waited."""
+
 Mended = Callable[[str], None]
 """Is told each fault's kind when it is over."""
 
@@ -32,13 +37,17 @@ class Schedule:
         seed: int,
         gap_seconds: float,
         mended: Mended,
+        overcome: Callable[[], bool] = lambda: True,
     ) -> None:
+        """:param overcome: whether everything runs again since the last fault."""
         self.done: list[str] = []
         """The kinds of the faults that were inflicted."""
         self._stage, self._kinds = stage, kinds
         self._rng = Random(seed)
         self._gap_seconds = gap_seconds
         self._mended = mended
+        self._overcome = overcome
+        self._patience = 0.0
         self._broken: set[str] = set()
         self._active: list[str] = []
         self._running: set[Future[None]] = set()
@@ -64,9 +73,12 @@ class Schedule:
                     tick()
                     time.sleep(TICK_SECONDS)
                     self._collect()
-                    if time.monotonic() >= next_at and len(self._running) < MOST_AT_ONCE:
+                    if self._is_time(next_at):
                         self._strike(pool, coverage)
                         next_at = time.monotonic() + self._rng.expovariate(1 / self._gap_seconds)
+                        self._patience = (
+                            0.0 if self._rng.random() < OVERLAPPING else PATIENCE_SECONDS
+                        )
                 while self._running:
                     tick()
                     time.sleep(TICK_SECONDS)
@@ -74,6 +86,12 @@ class Schedule:
             except BaseException:
                 self._stage.stopping.set()
                 raise
+
+    def _is_time(self, due: float) -> bool:
+        late = time.monotonic() - due
+        if late < 0 or len(self._running) >= MOST_AT_ONCE:
+            return False
+        return late >= self._patience or (not self._running and self._overcome())
 
     def _strike(self, pool: ThreadPoolExecutor, coverage: list[Nemesis]) -> None:
         """Each kind once at first, then by weight."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import threading
@@ -29,6 +30,8 @@ OUTPUT_PARTITIONS = 6
 CREATE_SECONDS = 30.0
 SESSION_SECONDS = 6
 TRANSACTION_SECONDS = 10
+FETCH_BYTES = 64 * 1024
+"""Of one partition at a time: numbers are small, and a backlog is to be taken in turns."""
 BROKER = {
     # An abandoned transaction is ended when its time is over, not up to 10 s later.
     "transaction.abort.timed.out.transaction.cleanup.interval.ms": "1000",
@@ -170,6 +173,7 @@ class Stage:
             "kafka__bootstrap_servers": self.stack.kafka.proxied_bootstrap_servers,
             "kafka__session_timeout_seconds": str(SESSION_SECONDS),
             "kafka__transaction_timeout_seconds": str(TRANSACTION_SECONDS),
+            "kafka__consumer": json.dumps({"fetch.message.max.bytes": FETCH_BYTES}),
             "database__url": self.url.replace(
                 f":{self.stack.postgres.port}/", f":{self.proxy.port}/"
             ),
