@@ -28,7 +28,7 @@ faults: setup ## a worker crashes, stops or fails at every edge of every step, o
 	FAULTS=all $(RUN) -m pytest -ra tests/faults/test_steps.py
 
 chaos: setup ## every kind of fault on real parts for a while, then the audit (MINUTES=10, SEED=7)
-	@$(RUN) -m tests.faults.chaos --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED)) $(CHAOS_ARGS)
+	@$(RUN) -m tests.faults.chaos --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED)) $(if $(PLANTED),--planted $(PLANTED)) $(CHAOS_ARGS)
 
 spec: $(INSTALLED) ## the protocol, checked by TLC: large models, and each guard taken out
 	@$(RUN) -m spec.check small rest deep liveness large --guards

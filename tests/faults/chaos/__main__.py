@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import random
 import signal
 import sys
@@ -17,6 +18,7 @@ from devstack import StackError
 from tests.faults.chaos.audit import UnauditableError
 from tests.faults.chaos.campaign import Result, Tell, phases, run
 from tests.faults.chaos.failover import WentOnError
+from tests.faults.chaos.planted import BUGS, VARIABLE
 from tests.faults.chaos.report import Report, complaints, write_json, write_markdown
 from tests.faults.chaos.stage import forget_settings
 
@@ -31,6 +33,8 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, _interrupt)
     forget_settings()
+    if chosen.planted:
+        os.environ[VARIABLE] = chosen.planted
     console = Console(stderr=True)
     logs = Path(tempfile.gettempdir()) / f"chaos-{chosen.seed}"
     began = time.monotonic()
@@ -83,6 +87,7 @@ def _parser() -> argparse.ArgumentParser:
         "--gap", type=float, default=GAP_SECONDS, help="seconds between faults, at least"
     )
     parser.add_argument("--seed", type=int, default=random.randrange(1_000_000))
+    parser.add_argument("--planted", choices=BUGS, help="take a guard out: it must be caught")
     parser.add_argument("--json", type=Path, metavar="FILE", help="the figures")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="a page with marks for them")
     return parser

@@ -8,6 +8,7 @@ import msgspec
 from sqlalchemy import BigInteger, Column, Integer, MetaData, Table
 
 from processor import Message, Output, Pipeline, Reject, Transaction
+from tests.faults.chaos import planted
 
 GROUP = "chaos"
 NUMBERS, TOLD = "chaos-numbers", "chaos-told"
@@ -41,6 +42,8 @@ totals = Table(
     Column("bucket", Integer, primary_key=True),
     Column("count", BigInteger),
 )
+
+planted.plant()
 
 
 class Number(msgspec.Struct):

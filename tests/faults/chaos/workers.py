@@ -134,5 +134,5 @@ KINDS = [
     Nemesis("service killed", kill_service, seconds=(0.1, 3.0), weight=1, touches="service"),
     Nemesis("scaled up and down", scale, seconds=(6.0, 18.0), weight=1.5, touches="guest"),
     Nemesis("rebalance storm", storm, seconds=(3.0, 7.0), weight=1.5, touches="group"),
-    Nemesis("clock jumped", jump, seconds=(2.0, 8.0), weight=2, touches="clock"),
+    Nemesis("clock jumped", jump, seconds=(4.0, 10.0), weight=2, touches="clock"),
 ]
