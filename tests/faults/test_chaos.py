@@ -45,7 +45,7 @@ def test_each_message_is_there_once_whatever_breaks(
         nodes=1,
         kinds=[kind for kind in kinds if kind.name in KINDS],
         seconds=SECONDS,
-        rate=2_000,
+        rate=1_000,
         gap_seconds=0.3,
         failover=True,
     )

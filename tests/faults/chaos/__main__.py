@@ -24,7 +24,7 @@ from tests.faults.chaos.stage import forget_settings
 
 BAD, BROKEN_OFF = 1, 130
 RATE = 3_300.0
-GAP_SECONDS = 0.8
+GAP_SECONDS = 0.7
 
 
 def main() -> int:

@@ -14,7 +14,7 @@ from tests.faults.chaos.stage import Stage
 TICK_SECONDS = 0.05
 MOST_AT_ONCE = 3
 
-PATIENCE_SECONDS = 4.0
+PATIENCE_SECONDS = 2.5
 """How long to wait until the last faults are overcome, before the next one."""
 OVERLAPPING = 0.3
 """The share of faults for which is not waited."""
