@@ -24,7 +24,7 @@ HALT_SECONDS = 60.0
 WATCH_SECONDS = 4.0
 BACK_SECONDS = 90.0
 
-_HEADS = "SELECT partition, next_offset FROM processor.progress WHERE group_id = %s"
+_LEVELS = "SELECT partition, {} FROM processor.progress WHERE group_id = %s"
 
 
 class WentOnError(Exception):
@@ -43,16 +43,12 @@ def fail_over(stage: Stage, tell: Callable[[str], None]) -> float:
     with Postgres(stage.stack.data_dir / "replica", replica_of=primary) as replica:
         replica.stop_receiving()
         url = stage.url.replace(f":{primary.port}/", f":{replica.port}/")
-        partitions = range(stage.partitions)
         left_behind = _heads(url)
 
-        waiting = set(partitions)
-
         def lags() -> bool:
-            for number, k in offsets.committed(sorted(waiting)).items():
-                if (k.offset or 0) > left_behind[number]:
-                    waiting.discard(number)
-            return not waiting
+            """By P, below which everything is in Kafka."""
+            floors = _levels(stage.url, "published_offset")
+            return all(floors[number] > head for number, head in left_behind.items())
 
         wait_until(lags, LAG_SECONDS, "the replica to lag in every partition")
         primary.kill()
@@ -113,6 +109,10 @@ def _seen(stage: Stage, offsets: Offsets, url: str) -> Seen:
 
 
 def _heads(url: str) -> dict[int, int]:
+    return _levels(url, "next_offset")
+
+
+def _levels(url: str, column: str) -> dict[int, int]:
     with psycopg.connect(url) as connection:
-        rows = connection.execute(_HEADS, (GROUP,)).fetchall()
-    return {row[0]: row[1] for row in rows}
+        query = _LEVELS.format(column).encode()
+        return dict(connection.execute(query, (GROUP,)).fetchall())

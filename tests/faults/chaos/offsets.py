@@ -30,6 +30,9 @@ class Offsets:
                     "group.id": GROUP,
                     "isolation.level": isolation,
                     "reconnect.backoff.max.ms": 200,
+                    # Under load an offset is stable for moments only: ask often.
+                    "retry.backoff.ms": 2,
+                    "retry.backoff.max.ms": 10,
                     "log_level": 0,
                     "error_cb": lambda _: None,
                 }

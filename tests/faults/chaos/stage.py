@@ -30,7 +30,7 @@ OUTPUT_PARTITIONS = 6
 CREATE_SECONDS = 30.0
 SESSION_SECONDS = 6
 TRANSACTION_SECONDS = 10
-FETCH_BYTES = 64 * 1024
+FETCH_BYTES = 16 * 1024
 """Of one partition at a time: numbers are small, and a backlog is to be taken in turns."""
 BROKER = {
     # An abandoned transaction is ended when its time is over, not up to 10 s later.
