@@ -85,7 +85,7 @@ def java_hash(text: str) -> int:
     """Of which Kafka makes the partition of a group; never negative.
 
     >>> java_hash("chaos")
-    94623703
+    94623616
     """
     value = 0
     for character in text:
