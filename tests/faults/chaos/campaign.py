@@ -175,7 +175,8 @@ class Run:
             self._tell(
                 f"{self._pulse.handled:,} of {self._traffic.delivered:,} messages,"
                 f" {len(done)} faults of {len(set(done))} kinds,"
-                f" longest stall {self._pulse.longest.seconds:.1f} s;"
+                f" longest stall {self._pulse.longest.seconds:.1f} s"
+                f" (partition {self._pulse.longest.partition});"
                 f" broken: {self._schedule.now()}"
             )
 

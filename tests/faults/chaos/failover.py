@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import psycopg
 
-from devstack import Postgres
+from devstack import Postgres, StackError
 from devstack.waiting import wait_until
 from processor.engine.batch import Committed
 from processor.engine.recovery import Halt
@@ -50,7 +50,14 @@ def fail_over(stage: Stage, tell: Callable[[str], None]) -> float:
             floors = _levels(stage.url, "published_offset")
             return all(floors[number] > head for number, head in left_behind.items())
 
-        wait_until(lags, LAG_SECONDS, "the replica to lag in every partition")
+        try:
+            wait_until(lags, LAG_SECONDS, "the replica to lag in every partition")
+        except StackError as error:
+            levels = sorted(_levels(stage.url, "published_offset").items())
+            told = [
+                (each.partition, each.slot, each.state, each.detail) for each in states(stage.url)
+            ]
+            raise StackError(f"{error}; P {levels}, H was {left_behind}, {told}") from None
         primary.kill()
         replica.promote()
         _lead_to(stage, replica)

@@ -13,7 +13,7 @@ from tests.faults.chaos import planted
 GROUP = "chaos"
 NUMBERS, TOLD = "chaos-numbers", "chaos-told"
 BUCKETS = 50
-REJECTED_EVERY = 50_000
+REJECTED_EVERY = 100_000
 """Now and then one message is bad, which makes its batch run message by message."""
 
 DEFINITIONS = """

@@ -30,8 +30,10 @@ OUTPUT_PARTITIONS = 6
 CREATE_SECONDS = 30.0
 SESSION_SECONDS = 6
 TRANSACTION_SECONDS = 10
-FETCH_BYTES = 16 * 1024
+FETCH_BYTES = 64 * 1024
 """Of one partition at a time: numbers are small, and a backlog is to be taken in turns."""
+BATCH_MESSAGES = 500
+"""A batch with a bad message runs message by message: let that be few."""
 BROKER = {
     # An abandoned transaction is ended when its time is over, not up to 10 s later.
     "transaction.abort.timed.out.transaction.cleanup.interval.ms": "1000",
@@ -177,6 +179,7 @@ class Stage:
             "database__url": self.url.replace(
                 f":{self.stack.postgres.port}/", f":{self.proxy.port}/"
             ),
+            "batch_max_messages": str(BATCH_MESSAGES),
             "group_id": GROUP,
             "instance": name,
         }

@@ -15,6 +15,7 @@ TICK_SECONDS = 0.01
 FLUSH_SECONDS = 120.0
 MOST_AHEAD = 100_000
 """So many unhandled messages at most: a slow machine is not drowned."""
+LARGEST_BATCH = 500
 LARGEST_BURST = 1_000
 """Of one tick: what was held up is made up for, in steps."""
 NUMBERED = b'{"n":%d}'
@@ -43,6 +44,8 @@ class Traffic:
                 "bootstrap.servers": servers,
                 "enable.idempotence": True,
                 "linger.ms": 20,
+                # What waited for a broker comes in batches that a fetch has room for.
+                "batch.num.messages": LARGEST_BATCH,
                 "compression.type": "lz4",
                 "reconnect.backoff.max.ms": 500,
                 # Nothing is given up while brokers are away.
