@@ -123,7 +123,7 @@ class Pulse:
             self._stalls.mended(kind, time.monotonic())
 
     def pause(self) -> None:
-        """What stands still from here on does so on purpose."""
+        """What stands still from here on does so on purpose; what is handled still counts."""
         self._paused = True
 
     def resume(self) -> None:
@@ -138,8 +138,6 @@ class Pulse:
     def _run(self) -> None:
         connection: psycopg.Connection | None = None
         while not self._stop.wait(POLL_SECONDS):
-            if self._paused:
-                continue
             try:
                 connection = connection or self._connect()
                 rows = connection.execute(_HEADS, (GROUP,)).fetchall()
