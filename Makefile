@@ -3,6 +3,7 @@
 PYTHON ?= python3
 PYTEST_ARGS ?=
 PROCESSES ?= 2
+CHAOS_ARGS ?=
 RUN := .venv/bin/python
 INSTALLED := .venv/.installed
 PARTS := .devstack/.parts
@@ -10,7 +11,7 @@ PARTS := .devstack/.parts
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test faults simulate mutants spec lint format clean
+.PHONY: help setup demo test faults chaos simulate mutants spec lint format clean
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -32,6 +33,9 @@ simulate: $(INSTALLED) ## the engine over fakes of Kafka and Postgres: SEEDS=100
 
 mutants: $(INSTALLED) ## one guard of the engine taken out at a time: the simulation must catch each
 	@$(RUN) -m tests.simulation --mutants --seeds $(or $(SEEDS),3000)
+
+chaos: setup ## every kind of fault on real parts for a while, then the audit (MINUTES=10, SEED=7)
+	@$(RUN) -m tests.faults.chaos --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED)) $(if $(PLANTED),--planted $(PLANTED)) $(CHAOS_ARGS)
 
 spec: $(INSTALLED) ## the protocol, checked by TLC: large models, and each guard taken out
 	@$(RUN) -m spec.check small deep liveness large --guards

@@ -52,7 +52,16 @@ def _found() -> Iterator[str]:
         yield f"compiler  {parts.compiler_jars()[0]}"
     postgres = parts.postgres()
     yield f"postgres  {postgres.version}  {postgres.folder}"
+    yield f"faketime  {_faketime()}"
     yield f"archive   {ensure_archive()}"
+
+
+def _faketime() -> str:
+    """Only the chaos campaign uses it, and can do without."""
+    try:
+        return str(parts.faketime())
+    except StackError as error:
+        return str(error)
 
 
 def _up(nodes: int) -> int:

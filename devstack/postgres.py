@@ -35,10 +35,20 @@ class Postgres:
     to reach it) and `data_dir` is in a folder for root only, in a temporary folder instead, which
     `close` removes. fsync stays on, so that commits cost what they cost; `settings` is for
     postgresql.conf and may be changed between stop and start.
+
+    `replica_of` makes it a hot standby of a running one, by streaming: the first start copies the
+    primary. `stop_receiving` leaves it behind, `promote` makes it a primary.
     """
 
-    def __init__(self, data_dir: Path, settings: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        data_dir: Path,
+        settings: Mapping[str, str] | None = None,
+        *,
+        replica_of: Postgres | None = None,
+    ) -> None:
         self.settings = dict(settings or {})
+        self._primary = replica_of
         self.port = free_port()
         self._user = _server_user()
         self._borrowed: list[Path] = []
@@ -113,6 +123,20 @@ class Postgres:
             connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
         return self.url_of(name)
 
+    def stop_receiving(self) -> None:
+        """Nothing more comes from the primary; on return it stands still, and can be read."""
+        self._ask("ALTER SYSTEM SET primary_conninfo = ''", "SELECT pg_reload_conf()")
+        wait_until(
+            lambda: not self._ask("SELECT 1 FROM pg_stat_wal_receiver"),
+            READY_SECONDS,
+            "the end of replication",
+        )
+
+    def promote(self) -> None:
+        """Makes a replica take writes; returns when it does."""
+        self._ask("SELECT pg_promote()")
+        self._primary = None
+
     def close(self) -> None:
         """Kills it, since its data is no longer wanted, and removes what it put elsewhere; final.
 
@@ -125,6 +149,15 @@ class Postgres:
     def check(self) -> None:
         """StackError with the log's tail if it has ended by itself."""
         self._slot.check()
+
+    def _ask(self, *statements: str) -> list[tuple[object, ...]]:
+        """The rows of the last one."""
+        import psycopg
+
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            for statement in statements:
+                cursor = connection.execute(statement.encode())
+            return cursor.fetchall()
 
     def _is_ready(self) -> bool:
         import psycopg
@@ -140,6 +173,19 @@ class Postgres:
         # Made under another name: an initdb that was killed leaves what looks complete.
         fresh = self._folder / "data.fresh"
         shutil.rmtree(fresh, ignore_errors=True)
+        if self._primary is None:
+            self._make(fresh)
+        else:
+            self._copy(self._primary, fresh)
+        fresh.rename(self._data)
+
+    def _copy(self, primary: Postgres, fresh: Path) -> None:
+        options = ["--write-recovery-conf", "--checkpoint=fast", "--no-sync", "-d", primary.url]
+        self._slot.run(
+            lambda: self._process("pg_basebackup", "-D", fresh, *options), INITDB_SECONDS
+        )
+
+    def _make(self, fresh: Path) -> None:
         options = ["--auth=trust", "--username=postgres", "--encoding=UTF8", "--no-locale"]
         # Not synced: a machine that loses power in the next seconds loses nothing of worth.
         self._slot.run(
@@ -147,7 +193,6 @@ class Postgres:
         )
         with (fresh / "postgresql.conf").open("a") as file:
             file.write(f"include '{SETTINGS_FILE}'\n")
-        fresh.rename(self._data)
 
     def _process(self, program: str, *arguments: str | Path) -> Child:
         return Child(

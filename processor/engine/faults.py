@@ -1,7 +1,8 @@
 """Faults on purpose: brings a worker down at a named step, for tests.
 
-``PROCESSOR_FAULTS`` holds them, separated by spaces, each ``STEP.EDGE=ACTION[:SECONDS][@VISIT]``:
-``commit.after=raise``, ``end.inside=crash@3``, ``store.before=stop:2``.
+``PROCESSOR_FAULTS`` holds them, separated by spaces, each
+``STEP.EDGE=ACTION[:SECONDS][@VISIT[+]]``: ``commit.after=raise``, ``end.inside=crash@3``,
+``store.before=stop:2``, ``commit.before=stop:9@5+``.
 
 Edges: ``before``, nothing was sent (of ``send-offsets``, which waits for what was sent early:
 before the wait); ``inside``, a moment after the call began, its reply not seen;
@@ -11,8 +12,10 @@ Actions: ``crash``, SIGKILL to itself; ``stop``, the whole process stands still 
 many seconds; ``stall``, its own thread does, and heartbeats go on; ``raise``, the error by which
 the step would fail. Inside a call only crash and stop are possible.
 
-A fault fires in each process at that step's n-th visit; with ``PROCESSOR_FAULTS_FOLDER`` once in
-all processes together, at that visit or a later one, and leaves a file of its name there.
+A fault fires in each process at that step's n-th visit, with a ``+`` at every n-th. With
+``PROCESSOR_FAULTS_FOLDER`` it fires once in all processes together, at that visit or a later one,
+and leaves a file of its name there; with a ``+``, whenever there is no such file: who takes the
+file away asks for one more.
 """
 
 from __future__ import annotations
@@ -46,7 +49,7 @@ Action = Literal["crash", "stop", "stall", "raise"]
 
 _SYNTAX = re.compile(
     r"(?P<step>[a-z-]+)\.(?P<edge>before|inside|after)=(?P<action>crash|stop|stall|raise)"
-    r"(:(?P<seconds>\d+(\.\d+)?))?(@(?P<visit>[1-9]\d*))?"
+    r"(:(?P<seconds>\d+(\.\d+)?))?(@(?P<visit>[1-9]\d*)(?P<again>\+)?)?"
 )
 
 
@@ -59,11 +62,15 @@ class Planned:
     action: Action
     seconds: float = DEFAULT_SECONDS
     visit: int = 1
+    again: bool = False
 
     @property
     def name(self) -> str:
         """What its file is called."""
         return f"{self.step}.{self.edge}={self.action}"
+
+    def due(self, visits: int) -> bool:
+        return visits % self.visit == 0 if self.again else visits >= self.visit
 
 
 def from_environment() -> Fault | None:
@@ -82,7 +89,9 @@ def parse(text: str) -> Planned:
     """:raises ConfigurationError: for a fault that cannot be read, or that is not possible."""
     found = _SYNTAX.fullmatch(text)
     if found is None or found["step"] not in set(Step):
-        raise ConfigurationError(f"{VARIABLE}: {text!r} is not STEP.EDGE=ACTION[:SECONDS][@VISIT]")
+        raise ConfigurationError(
+            f"{VARIABLE}: {text!r} is not STEP.EDGE=ACTION[:SECONDS][@VISIT[+]]"
+        )
     if found["edge"] == "inside" and found["action"] in ("raise", "stall"):
         raise ConfigurationError(f"{VARIABLE}: {text!r}: inside a call only crash and stop work")
     return Planned(
@@ -91,6 +100,7 @@ def parse(text: str) -> Planned:
         cast("Action", found["action"]),
         float(found["seconds"] or DEFAULT_SECONDS),
         int(found["visit"] or 1),
+        bool(found["again"]),
     )
 
 
@@ -106,8 +116,9 @@ class Faults:
         self._visits[step, edge] += 1
         visits = self._visits[step, edge]
         for each in list(self._planned):
-            if (each.step, each.edge) == (step, edge) and visits >= each.visit:
-                self._planned.remove(each)
+            if (each.step, each.edge) == (step, edge) and each.due(visits):
+                if not each.again:
+                    self._planned.remove(each)
                 if self._claim(each):
                     fire(each)
                     return

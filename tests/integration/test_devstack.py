@@ -172,6 +172,32 @@ class TestPostgres:
             own.postgres.resume()
             assert answer.result(10).fetchall() == [(1,)]
 
+    def test_a_replica_follows_until_it_is_cut_off_and_takes_writes_once_promoted(
+        self, own: Stack, tmp_path: Path
+    ) -> None:
+        url = own.postgres.create_database("followed")
+        insert = "INSERT INTO numbers SELECT count(*) + 1 FROM numbers"
+
+        def execute(url: str, statement: str) -> None:
+            with psycopg.connect(url) as connection:
+                connection.execute(statement.encode())
+
+        execute(url, "CREATE TABLE numbers (n int)")
+        with Postgres(tmp_path, replica_of=own.postgres) as replica:
+            copy = replica.url_of("followed")
+            execute(url, insert)
+            wait_until(lambda: query(copy, "SELECT n FROM numbers") == [(1,)], 30, "the row")
+            with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
+                execute(copy, insert)
+            replica.stop_receiving()
+            execute(url, insert)
+            replica.promote()
+            assert query(copy, "SELECT n FROM numbers") == [(1,)]
+            execute(copy, insert)
+            replica.restart()
+            assert query(copy, "SELECT n FROM numbers") == [(1,), (2,)]
+        assert query(url, "SELECT n FROM numbers") == [(1,), (2,)]
+
     def test_stop_may_be_called_twice(self, own: Stack) -> None:
         own.postgres.stop()
         own.postgres.stop()

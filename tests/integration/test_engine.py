@@ -393,6 +393,16 @@ class TestStarting:
             agree(scene, 0, [3])
 
 
+def test_a_worker_that_cannot_claim_its_slot_at_once_tries_again(scenes: SceneFactory) -> None:
+    """Postgres went away after the start had reached it."""
+    scene = scenes()
+    with scene.service(faults="report.before=raise") as service:
+        scene.produce(0, *numbered(1))
+        agree(scene, 0, [1])
+        assert "worker-ended" not in service.child.log.read_text()
+        assert service.drain() == Exit.OK
+
+
 class TestStopping:
     """SIGTERM finishes what is in hand."""
 

@@ -13,7 +13,7 @@ from tests.simulation.kafka.broker import Broker
 from tests.simulation.pipeline import BAD, INPUT, OUTPUT, SHARED, Act, Told
 from tests.simulation.postgres import Server
 from tests.support import checker
-from tests.support.checker import Effect, History, Input, Letter, Manifest, Output, Sample
+from tests.support.history import Effect, History, Input, Letter, Manifest, Output, Sample
 
 RECREATED = 100
 """Added to the partition's number for messages of the topic that took the first one's place."""

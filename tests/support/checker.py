@@ -1,19 +1,20 @@
 """The two-store checker: what a run left behind, against what exactly once means. Pure, no I/O.
 
-A `History` holds plain values, from real stores or from fakes. Each check returns the violations
-that it found; none means: every input took effect once in Postgres and is once in the outputs,
-nothing else is in either, each partition's order was kept, P ≤ K ≤ H held whenever somebody looked,
-and the outbox covered what Kafka did not yet have.
+The history comes from real stores or from fakes. Each check returns the violations that it found;
+none means: every input took effect once in Postgres and is once in the outputs, nothing else is in
+either, each partition's order was kept, P ≤ K ≤ H held whenever somebody looked, and the outbox
+covered what Kafka did not yet have.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Hashable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from enum import StrEnum
 from itertools import pairwise
-from typing import NamedTuple
+
+from tests.support.history import Effect, History, Input, Output, Sample
 
 SHOWN = 5
 
@@ -49,93 +50,6 @@ class Violation:
     partition: int
     offset: int
     sentence: str
-
-
-class Input(NamedTuple):
-    """A record of the input topic; ``number`` says which message it is."""
-
-    partition: int
-    offset: int
-    number: int
-    good: bool = True
-    """Else it must become a dead letter, and nothing more."""
-
-
-class Effect(NamedTuple):
-    """A row in Postgres that one input message left."""
-
-    partition: int
-    offset: int
-    number: int
-
-
-class Letter(NamedTuple):
-    """A dead letter."""
-
-    partition: int
-    offset: int
-
-
-class Output(NamedTuple):
-    """A committed record of an output topic, with the input that it says it comes from."""
-
-    partition: int
-    offset: int
-    number: int
-    place: Hashable = None
-    """The output topic and partition that it stands in: order is known within one place only."""
-    first: int | None = None
-    """With ``next``: the batch that its provenance names."""
-    next: int | None = None
-    ordinal: int = 0
-    total: int = 1
-
-
-class Manifest(NamedTuple):
-    """A row of the outbox: it holds the outputs of [first, next)."""
-
-    first: int
-    next: int
-
-
-class Sample(NamedTuple):
-    """One partition at one time while the system runs: P was read first, then K, then the rest.
-
-    ``next_offset`` (H), ``floor`` and ``outbox`` are of one snapshot of Postgres.
-    """
-
-    partition: int
-    published: int
-    """P"""
-    committed: int | None
-    """K, read stable; None where there is none."""
-    next_offset: int
-    """H"""
-    floor: int | None = None
-    """P again, in H's snapshot: the outbox is pruned below it, which K may not show yet."""
-    intent: bool = False
-    """Whether one was set at either reading of Postgres."""
-    outbox: tuple[Manifest, ...] | None = None
-    """In order; None where it was not read."""
-    lineage: str = ""
-    at: float = 0.0
-    """Seconds, to find the moment again."""
-
-
-@dataclass(slots=True)
-class History:
-    """Everything that the checks are about."""
-
-    inputs: Sequence[Input] = ()
-    effects: Sequence[Effect] = ()
-    """In the order in which they took effect."""
-    outputs: Sequence[Output] = ()
-    """In the order in which they are read, within each place."""
-    letters: Sequence[Letter] = ()
-    samples: Sequence[Sample] = ()
-    """Each partition's in the order in which they were taken."""
-    ends: Mapping[int, int] = field(default_factory=dict)
-    """Where each partition's log ends, once all is done; empty while it is not."""
 
 
 def check(history: History) -> list[Violation]:
@@ -205,18 +119,29 @@ def check_provenance(outputs: Iterable[Output]) -> list[Violation]:
 
 def check_samples(samples: Iterable[Sample]) -> list[Violation]:
     """While running: P ≤ K ≤ H, none of them goes back, and the outbox tiles [K, H)."""
-    found: list[Violation] = []
-    last: dict[int, Sample] = {}
-    for sample in samples:
-        before = last.pop(sample.partition, None)
+    watch = Watch()
+    return [violation for sample in samples for violation in watch.see(sample)]
+
+
+class Watch:
+    """Checks samples one by one, so that those of a long run need not be kept."""
+
+    def __init__(self) -> None:
+        self.judged = 0
+        """Samples that could be judged: K exists and no intent is set."""
+        self._last: dict[int, Sample] = {}
+
+    def see(self, sample: Sample) -> list[Violation]:
+        """What is wrong with this one, and with its partition since the one before."""
+        before = self._last.pop(sample.partition, None)
         if sample.committed is None or sample.intent:
-            continue
-        last[sample.partition] = sample
-        found += _invariant(sample, sample.committed)
-        found += _tiling(sample, sample.committed)
+            return []
+        self.judged += 1
+        self._last[sample.partition] = sample
+        found = [*_invariant(sample, sample.committed), *_tiling(sample, sample.committed)]
         if before is not None and before.lineage == sample.lineage:
             found += _backwards(before, sample)
-    return found
+        return found
 
 
 def check_rest(samples: Iterable[Sample], ends: Mapping[int, int]) -> list[Violation]:

@@ -21,12 +21,14 @@ def test_a_fault_is_read_from_its_text() -> None:
         Step.SEND_OFFSETS, "inside", "stop", 2.5, 3
     )
     assert parse("commit.after=raise") == Planned(Step.COMMIT, "after", "raise")
+    assert parse("end.before=crash@7+") == Planned(Step.END, "before", "crash", visit=7, again=True)
 
 
 @pytest.mark.parametrize(
     "text",
     ["", "commit", "commit.before", "nothing.before=crash", "commit.between=crash",
-     "commit.before=explode", "commit.before=crash@0", "commit.before=stop:soon"],
+     "commit.before=explode", "commit.before=crash@0", "commit.before=crash+",
+     "commit.before=stop:soon"],
 )  # fmt: skip
 def test_what_cannot_be_read_is_told(text: str) -> None:
     with pytest.raises(ConfigurationError, match=r"STEP\.EDGE=ACTION"):
@@ -82,6 +84,26 @@ def test_what_another_process_has_fired_hides_nothing(tmp_path: Path) -> None:
     faults = Faults([RAISE, Planned(Step.STORE, "before", "stall", 0.0)], tmp_path)
     faults(Step.STORE, "before")
     assert (tmp_path / "store.before=stall").exists()
+
+
+def test_with_a_plus_it_fires_again_and_again() -> None:
+    faults = Faults([parse("store.before=raise@2+")])
+    for _ in range(3):
+        faults(Step.STORE, "before")
+        with pytest.raises(DatabaseDoubt):
+            faults(Step.STORE, "before")
+
+
+def test_with_a_plus_it_fires_whenever_its_file_was_taken_away(tmp_path: Path) -> None:
+    planned = parse("store.before=raise@1+")
+    faults, file = Faults([planned], tmp_path), tmp_path / planned.name
+    file.touch()
+    for _ in range(2):
+        faults(Step.STORE, "before")
+        file.unlink()
+        with pytest.raises(DatabaseDoubt):
+            faults(Step.STORE, "before")
+        assert file.exists()
 
 
 def test_every_step_knows_how_it_fails() -> None:

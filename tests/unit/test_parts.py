@@ -20,7 +20,14 @@ def forgetful(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]
     monkeypatch.delenv("JAVA_HOME", raising=False)
     monkeypatch.setenv("DEVSTACK_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(postgres_server, "DEBIAN_FOLDER", tmp_path / "debian")
-    caches = (parts.java, parts.postgres, parts.kafka_jars, parts.compiler_jars, parts.checker_jars)
+    caches = (
+        parts.java,
+        parts.postgres,
+        parts.kafka_jars,
+        parts.compiler_jars,
+        parts.checker_jars,
+        parts.faketime,
+    )
     for cache in caches:
         cache.cache_clear()
     yield
