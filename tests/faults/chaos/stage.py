@@ -30,7 +30,7 @@ OUTPUT_PARTITIONS = 6
 CREATE_SECONDS = 30.0
 SESSION_SECONDS = 6
 TRANSACTION_SECONDS = 10
-FETCH_BYTES = 64 * 1024
+FETCH_BYTES = 8 * 1024
 """Of one partition at a time: numbers are small, and a backlog is to be taken in turns."""
 BATCH_MESSAGES = 500
 """A batch with a bad message runs message by message: let that be few."""

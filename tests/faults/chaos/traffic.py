@@ -15,7 +15,7 @@ TICK_SECONDS = 0.01
 FLUSH_SECONDS = 120.0
 MOST_AHEAD = 100_000
 """So many unhandled messages at most: a slow machine is not drowned."""
-LARGEST_BATCH = 500
+LARGEST_BATCH = 200
 LARGEST_BURST = 1_000
 """Of one tick: what was held up is made up for, in steps."""
 NUMBERED = b'{"n":%d}'
