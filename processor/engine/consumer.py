@@ -8,8 +8,9 @@ for a batch that was read under an older assignment.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
+from time import monotonic
 from typing import Any, Protocol
 
 from confluent_kafka import OFFSET_END, KafkaError, KafkaException, TopicPartition
@@ -21,6 +22,9 @@ from processor.engine.failures import Doubt, MemberFenced
 from processor.engine.steps import Step, Steps
 
 WAKE_TIMEOUT_SECONDS = 5.0
+JUMPS_DOUBTED_SECONDS = 10.0
+"""So long after a seek a jump ahead, or an end, must be met twice. The client may still have the
+look-up of the assignment's own position (the log's end) under way, and go there in silence."""
 
 
 class AssignmentListener(Protocol):
@@ -38,6 +42,10 @@ class Flow:
     """A partition that is being consumed: where its next message is expected."""
 
     position: int
+    began: float = 0.0
+    """When it was sought (monotonic seconds)."""
+    sought_again: int | None = None
+    """Where a jump was met that had to be met twice."""
     end: int | None = None
     """The end of the log, reached with nothing consumed since."""
 
@@ -50,6 +58,10 @@ class Fetched:
     doubtful: dict[Partition, str] = field(default_factory=dict)
     """Partitions whose messages cannot be trusted, and why; they were dropped."""
     truncated: set[Partition] = field(default_factory=set)
+    ends: dict[Partition, int] = field(default_factory=dict)
+    """Where the client says that a log ends."""
+    sought_again: set[Partition] = field(default_factory=set)
+    """Whatever else this fetch brought of them came before that."""
 
 
 class Consumer:
@@ -63,7 +75,9 @@ class Consumer:
         max_messages: int,
         max_bytes: int,
         steps: Steps,
+        now: Callable[[], float] = monotonic,
     ) -> None:
+        self._now = now
         self._listener = listener
         self._max_messages = max_messages
         self._max_bytes = max_bytes
@@ -136,7 +150,7 @@ class Consumer:
             if epoch is not None:
                 target = TopicPartition(*partition, offset, leader_epoch=epoch)
             self._client.seek(target)
-            self._flows[partition] = Flow(offset)
+            self._flows[partition] = Flow(offset, self._now())
             targets.append(TopicPartition(*partition))
         if targets:
             self._client.resume(targets)
@@ -205,6 +219,9 @@ class Consumer:
         for found in slices.values():
             if found is not None:
                 self._accept(found, fetched)
+        # After the messages, because they came before it.
+        for partition, end in fetched.ends.items():
+            self._reached_end(partition, end, fetched)
         if count:
             self._mean_bytes += 0.2 * (max(1.0, size / count) - self._mean_bytes)
         return fetched
@@ -219,12 +236,17 @@ class Consumer:
         if flow is None or found.partition in fetched.doubtful:
             return
         at = found.first - 1
-        for message in found.messages:
+        for index, message in enumerate(found.messages):
             offset = message.offset()
             if offset <= at:
                 fetched.doubtful[found.partition] = f"offset {offset} came after {at}"
                 return
+            if offset > at + 1 and self._is_doubted(found.partition, flow, at + 1, fetched):
+                del found.messages[index:]
+                break
             at = offset
+        if not found.messages:
+            return
         flow.position = at + 1
         if flow.end is not None and flow.end <= at:
             flow.end = None
@@ -244,7 +266,7 @@ class Consumer:
             return
         partition = Partition(message.topic(), message.partition())
         if code == KafkaError._PARTITION_EOF:
-            self._reached_end(partition, message.offset())
+            fetched.ends[partition] = message.offset()
         elif code == KafkaError._LOG_TRUNCATION:
             fetched.truncated.add(partition)
             fetched.doubtful[partition] = error.str()
@@ -257,10 +279,23 @@ class Consumer:
             if partition in self._flows:
                 fetched.doubtful[partition] = f"{error.name()}: {error.str()}"
 
-    def _reached_end(self, partition: Partition, end: int) -> None:
+    def _reached_end(self, partition: Partition, end: int, fetched: Fetched) -> None:
         flow = self._flows.get(partition)
-        if flow is not None and end >= flow.position:
+        if flow is None or end < flow.position or partition in fetched.sought_again:
+            return
+        if end == flow.position or not self._is_doubted(partition, flow, flow.position, fetched):
             flow.end = end
+
+    def _is_doubted(
+        self, partition: Partition, flow: Flow, position: int, fetched: Fetched
+    ) -> bool:
+        """A jump ahead from here, met for the first time soon after a seek: look again."""
+        if flow.sought_again == position or self._now() - flow.began > JUMPS_DOUBTED_SECONDS:
+            return False
+        flow.sought_again = position
+        fetched.sought_again.add(partition)
+        self._client.seek(TopicPartition(*partition, position))
+        return True
 
     def _error(self, error: KafkaError) -> None:
         self.last_error = f"{error.name()}: {error.str()}"

@@ -39,7 +39,10 @@ def runs(scene: Halted, name: str, numbers: list[int]) -> None:
     partition = scene.of(name)
     scene.wait_state(partition, "running")
     scene.wait_rest(partition)
-    assert scene.effects(partition) == numbers
+    assert scene.effects(partition) == numbers, (
+        scene.row(partition),
+        scene.dead_letters(partition),
+    )
     assert scene.told(partition) == numbers
 
 

@@ -41,7 +41,7 @@ class Scene:
         partitions: int = 1,
         output_config: Mapping[str, str] | None = None,
     ) -> None:
-        number = f"{os.getpid()}-{next(_numbers)}"
+        number = f"s{os.getpid()}-{next(_numbers)}"
         self.kafka, self.postgres, self.admin, self.folder = kafka, postgres, admin, folder
         self.group = f"engine-{number}"
         self.acts, self.raw, self.batches, self.output = (

@@ -30,7 +30,7 @@ _numbers = itertools.count(1)
 
 
 def unique(word: str) -> str:
-    return f"{word}-{os.getpid()}-{next(_numbers)}"
+    return f"{word}-w{os.getpid()}-{next(_numbers)}"
 
 
 class Sprung(Protocol):

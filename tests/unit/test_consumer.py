@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from processor.engine.batch import Partition, Slice
-from processor.engine.consumer import Consumer, Fetched
+from processor.engine.consumer import JUMPS_DOUBTED_SECONDS, Consumer, Fetched
 from processor.engine.failures import Doubt, MemberFenced
 from tests.support.engine import free_steps
 from tests.support.messages import Raw, end_of_file, event
@@ -64,8 +64,15 @@ class Bench:
         self.client = ScriptedConsumer()
         self.clients: Any = Clients(self.client, incremental)
         self.listener = Listener()
+        self.now = 0.0
         self.consumer = Consumer(
-            self.clients, ["input"], self.listener, max_messages, max_bytes, free_steps()
+            self.clients,
+            ["input"],
+            self.listener,
+            max_messages,
+            max_bytes,
+            free_steps(),
+            lambda: self.now,
         )
         self.listener.consumer = self.consumer
         self.consumer.subscribe()
@@ -77,6 +84,7 @@ class Bench:
     def start(self, **at: int) -> Bench:
         self.fetch(self.client.assigns(0, 1))
         self.consumer.start({FIRST: (at.get("first", 0), 5), SECOND: (at.get("second", 0), None)})
+        self.now += JUMPS_DOUBTED_SECONDS + 1
         return self
 
 
@@ -194,6 +202,16 @@ def test_the_snapshot_is_taken_in_each_assignment_and_nowhere_else(bench: Bench)
 
 
 # Offsets
+
+
+def test_soon_after_a_seek_a_jump_ahead_must_be_met_twice(bench: Bench) -> None:
+    """The client may go to the log's end in silence: what lies between would be lost."""
+    bench.now -= JUMPS_DOUBTED_SECONDS
+    assert brought(bench.fetch(messages(0, 3))) == [(FIRST, 0, [0])]
+    assert bench.consumer._flows[FIRST].position == 1
+    assert brought(bench.fetch(messages(1, 2, 3))) == [(FIRST, 1, [1, 2, 3])]
+    assert brought(bench.fetch(messages(9))) == []
+    assert brought(bench.fetch(messages(9))) == [(FIRST, 4, [9])]
 
 
 def test_slices_begin_at_the_position_and_not_at_the_first_message(bench: Bench) -> None:
