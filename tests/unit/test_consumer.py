@@ -207,9 +207,9 @@ def test_the_snapshot_is_taken_in_each_assignment_and_nowhere_else(bench: Bench)
 def test_soon_after_a_seek_a_jump_ahead_must_be_met_twice(bench: Bench) -> None:
     """The client may go to the log's end in silence: what lies between would be lost."""
     bench.now -= JUMPS_DOUBTED_SECONDS
-    assert brought(bench.fetch(messages(0, 3))) == [(FIRST, 0, [0])]
+    assert brought(bench.fetch(messages(0), messages(3))) == [(FIRST, 0, [0])]
     assert bench.consumer._flows[FIRST].position == 1
-    assert brought(bench.fetch(messages(1, 2, 3))) == [(FIRST, 1, [1, 2, 3])]
+    assert brought(bench.fetch(messages(1), messages(2, 3))) == [(FIRST, 1, [1, 2, 3])]
     assert brought(bench.fetch(messages(9))) == []
     assert brought(bench.fetch(messages(9))) == [(FIRST, 4, [9])]
 
