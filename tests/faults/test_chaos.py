@@ -14,7 +14,7 @@ from tests.faults.chaos import aimed, late, networks, servers, workers
 from tests.faults.chaos.campaign import FAILOVER, Phase, run
 from tests.faults.chaos.report import complaints
 
-SECONDS = 30.0
+SECONDS = 25.0
 SEED = 7
 KINDS = {
     "worker killed",

@@ -21,7 +21,7 @@ from processor.errors import Exit
 from processor.operations import migrations
 from processor.settings import Database, Settings
 
-HELP_SECONDS = 0.3
+HELP_SECONDS = 0.6
 NOWHERE = "127.0.0.1:1"
 
 

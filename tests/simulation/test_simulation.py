@@ -11,7 +11,7 @@ import pytest
 from tests.simulation.mutants import MUTANTS
 from tests.support.running import ROOT
 
-SEEDS = int(os.environ.get("SEEDS", "2000"))
+SEEDS = int(os.environ.get("SEEDS", "1000"))
 EASY = (
     "prune-by-h",
     "p-raised-from-belief",
