@@ -177,7 +177,6 @@ def assemble(
         settings.batch_max_messages,
         settings.batch_max_bytes,
         steps,
-        clock.now,
     )
     worker.recoverer = Recoverer(
         cluster,

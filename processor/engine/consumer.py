@@ -1,19 +1,22 @@
 """Assignment, consuming, pausing, seeking: the consumer client behind one door.
 
-Assigned partitions are paused at once and flow only after recovery has sought them to H. Every
-assignment callback, an empty one too, renews the group metadata's snapshot and drops what is in
-hand; nothing else ever asks for metadata, because fresher metadata would pass the broker's fence
-for a batch that was read under an older assignment.
+The client fetches nothing of what the group has assigned to this member before recovery has said
+from where: an assignment is taken empty, and :meth:`Consumer.start` adds each partition at its H.
+Were it taken at once, at whatever position and paused, then the client could go there after it was
+sought to H: a look-up of the log's end outlives a seek in librdkafka, and ends in a silent jump.
+
+Every assignment callback, an empty one too, renews the group metadata's snapshot and drops what
+is in hand; nothing else ever asks for metadata, because fresher metadata would pass the broker's
+fence for a batch that was read under an older assignment.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
-from time import monotonic
 from typing import Any, Protocol
 
-from confluent_kafka import OFFSET_END, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
 from processor.engine.batch import Partition, Slice
 from processor.engine.clients import Clients
@@ -22,9 +25,6 @@ from processor.engine.failures import Doubt, MemberFenced
 from processor.engine.steps import Step, Steps
 
 WAKE_TIMEOUT_SECONDS = 5.0
-JUMPS_DOUBTED_SECONDS = 10.0
-"""So long after a seek a jump ahead, or an end, must be met twice. The client may still have the
-look-up of the assignment's own position (the log's end) under way, and go there in silence."""
 
 
 class AssignmentListener(Protocol):
@@ -42,10 +42,6 @@ class Flow:
     """A partition that is being consumed: where its next message is expected."""
 
     position: int
-    began: float = 0.0
-    """When it was sought (monotonic seconds)."""
-    sought_again: int | None = None
-    """Where a jump was met that had to be met twice."""
     end: int | None = None
     """The end of the log, reached with nothing consumed since."""
 
@@ -58,10 +54,6 @@ class Fetched:
     doubtful: dict[Partition, str] = field(default_factory=dict)
     """Partitions whose messages cannot be trusted, and why; they were dropped."""
     truncated: set[Partition] = field(default_factory=set)
-    ends: dict[Partition, int] = field(default_factory=dict)
-    """Where the client says that a log ends."""
-    sought_again: set[Partition] = field(default_factory=set)
-    """Whatever else this fetch brought of them came before that."""
 
 
 class Consumer:
@@ -75,9 +67,7 @@ class Consumer:
         max_messages: int,
         max_bytes: int,
         steps: Steps,
-        now: Callable[[], float] = monotonic,
     ) -> None:
-        self._now = now
         self._listener = listener
         self._max_messages = max_messages
         self._max_bytes = max_bytes
@@ -86,6 +76,8 @@ class Consumer:
         self._flows: dict[Partition, Flow] = {}
         self._left: list[Slice] = []
         self._owned: set[Partition] = set()
+        self._fetched: set[Partition] = set()
+        """What the client has been given to fetch, paused or not."""
         self._client = clients.consumer(self._error)
         self._incremental = clients.incremental
         self._topics = sorted(topics)
@@ -131,38 +123,54 @@ class Consumer:
     def start(self, positions: dict[Partition, tuple[int, int | None]]) -> None:
         """Let partitions flow from (offset, leader epoch).
 
-        :raises Doubt: when the client does not take it; nothing flows that was not sought.
-        :raises MemberFenced: when it never will.
+        :raises Doubt: when the client does not take it; nothing flows that was not placed.
         """
         try:
-            self._start(positions)
+            self._start({p: _target(p, *at) for p, at in positions.items()})
         except KafkaException as error:
-            if error.args[0].code() == KafkaError._STATE:
-                # After an offset that the log does not have the client gives the partition up for
-                # good; only another assignment revives it, and a fresh process has one at once.
-                raise MemberFenced(f"the client has given up a partition: {told(error)}") from None
             raise Doubt(f"seek: {told(error)}") from None
 
-    def _start(self, positions: dict[Partition, tuple[int, int | None]]) -> None:
-        targets = []
-        for partition, (offset, epoch) in positions.items():
-            target = TopicPartition(*partition, offset)
-            if epoch is not None:
-                target = TopicPartition(*partition, offset, leader_epoch=epoch)
+    def _start(self, targets: dict[Partition, TopicPartition]) -> None:
+        if not targets:
+            return
+        added = {p: t for p, t in targets.items() if p not in self._fetched or not self._seek(t)}
+        if added:
+            self._add(added)
+        for partition, target in targets.items():
+            self._flows[partition] = Flow(target.offset)
+        partitions = [TopicPartition(*partition) for partition in targets]
+        self._client.resume(partitions)
+        self._wake(partitions)
+
+    def _seek(self, target: TopicPartition) -> bool:
+        """False: the client has given the partition up, after an offset that the log lacks."""
+        try:
             self._client.seek(target)
-            self._flows[partition] = Flow(offset, self._now())
-            targets.append(TopicPartition(*partition))
-        if targets:
-            self._client.resume(targets)
-            self._wake(targets)
+        except KafkaException as error:
+            if error.args[0].code() == KafkaError._STATE:
+                return False
+            raise
+        return True
+
+    def _add(self, added: dict[Partition, TopicPartition]) -> None:
+        """Give the client partitions to fetch; one that it has given up begins anew."""
+        if self._incremental:
+            self._remove(self._fetched & added.keys())
+            self._client.incremental_assign(list(added.values()))
+            self._fetched |= added.keys()
+            return
+        # An eager member's assignment is told whole: what flows goes on from where it is, what is
+        # held leaves it.
+        flowing = {p: f for p, f in self._flows.items() if p not in added}
+        others = [_target(partition, flow.position) for partition, flow in flowing.items()]
+        self._client.assign([*others, *added.values()])
+        self._fetched = flowing.keys() | added.keys()
 
     def hold(self, partitions: Collection[Partition]) -> None:
         """Stop the flow; what is in hand of these partitions is dropped."""
         held = [p for p in partitions if self._flows.pop(p, None) is not None]
         self._left = [rest for rest in self._left if rest.partition not in partitions]
-        still_ours = [TopicPartition(*p) for p in held if p in self._owned]
-        if still_ours:
-            self._client.pause(still_ours)
+        self._pause(held)
 
     def idle_end(self, partition: Partition, next_offset: int) -> int | None:
         """The log's end, if a fetch from H reached it and found nothing; else None."""
@@ -219,9 +227,6 @@ class Consumer:
         for found in slices.values():
             if found is not None:
                 self._accept(found, fetched)
-        # After the messages, because they came before it.
-        for partition, end in fetched.ends.items():
-            self._reached_end(partition, end, fetched)
         if count:
             self._mean_bytes += 0.2 * (max(1.0, size / count) - self._mean_bytes)
         return fetched
@@ -236,17 +241,12 @@ class Consumer:
         if flow is None or found.partition in fetched.doubtful:
             return
         at = found.first - 1
-        for index, message in enumerate(found.messages):
+        for message in found.messages:
             offset = message.offset()
             if offset <= at:
                 fetched.doubtful[found.partition] = f"offset {offset} came after {at}"
                 return
-            if offset > at + 1 and self._is_doubted(found.partition, flow, at + 1, fetched):
-                del found.messages[index:]
-                break
             at = offset
-        if not found.messages:
-            return
         flow.position = at + 1
         if flow.end is not None and flow.end <= at:
             flow.end = None
@@ -266,7 +266,7 @@ class Consumer:
             return
         partition = Partition(message.topic(), message.partition())
         if code == KafkaError._PARTITION_EOF:
-            fetched.ends[partition] = message.offset()
+            self._reached_end(partition, message.offset())
         elif code == KafkaError._LOG_TRUNCATION:
             fetched.truncated.add(partition)
             fetched.doubtful[partition] = error.str()
@@ -279,23 +279,10 @@ class Consumer:
             if partition in self._flows:
                 fetched.doubtful[partition] = f"{error.name()}: {error.str()}"
 
-    def _reached_end(self, partition: Partition, end: int, fetched: Fetched) -> None:
+    def _reached_end(self, partition: Partition, end: int) -> None:
         flow = self._flows.get(partition)
-        if flow is None or end < flow.position or partition in fetched.sought_again:
-            return
-        if end == flow.position or not self._is_doubted(partition, flow, flow.position, fetched):
+        if flow is not None and end >= flow.position:
             flow.end = end
-
-    def _is_doubted(
-        self, partition: Partition, flow: Flow, position: int, fetched: Fetched
-    ) -> bool:
-        """A jump ahead from here, met for the first time soon after a seek: look again."""
-        if flow.sought_again == position or self._now() - flow.began > JUMPS_DOUBTED_SECONDS:
-            return False
-        flow.sought_again = position
-        fetched.sought_again.add(partition)
-        self._client.seek(TopicPartition(*partition, position))
-        return True
 
     def _error(self, error: KafkaError) -> None:
         self.last_error = f"{error.name()}: {error.str()}"
@@ -303,17 +290,13 @@ class Consumer:
             raise MemberFenced(self.last_error)
 
     def _on_assign(self, client: Any, assigned: list[TopicPartition]) -> None:
-        """Take the snapshot here and nowhere else; pause before anything can be fetched."""
-        # At the end, because the log always has one: where a log begins above 0 the client would
-        # give up a partition that is assigned at 0, before recovery has sought it to H.
-        targets = [TopicPartition(each.topic, each.partition, OFFSET_END) for each in assigned]
+        """Take the snapshot here and nowhere else; what is fetched is for :meth:`start` to say."""
         if self._incremental:
-            client.incremental_assign(targets)
+            client.incremental_assign([])
         else:
+            client.assign([])
             self._owned.clear()
-            client.assign(targets)
-        if targets:
-            client.pause(targets)
+            self._fetched.clear()
         self._owned |= {Partition(each.topic, each.partition) for each in assigned}
         self.snapshot = client.consumer_group_metadata()
         self._changed()
@@ -330,17 +313,36 @@ class Consumer:
         self._forget(gone)
 
     def _forget(self, gone: set[Partition]) -> None:
+        if self._incremental:
+            self._remove(gone & self._fetched)
+        else:
+            self._client.unassign()
+            self._fetched.clear()
         self._owned -= gone
         self._changed()
+
+    def _remove(self, gone: set[Partition]) -> None:
+        self._client.incremental_unassign([TopicPartition(*partition) for partition in gone])
+        self._fetched -= gone
 
     def _changed(self) -> None:
         """Drop everything in hand; each partition flows again when recovery has started it."""
         self.assignment += 1
         self._left.clear()
-        flowing = [TopicPartition(*p) for p in self._flows if p in self._owned]
+        flowing = list(self._flows)
         self._flows.clear()
-        if flowing:
-            self._client.pause(flowing)
+        self._pause(flowing)
+
+    def _pause(self, partitions: Iterable[Partition]) -> None:
+        paused = [TopicPartition(*p) for p in partitions if p in self._fetched]
+        if paused:
+            self._client.pause(paused)
+
+
+def _target(partition: Partition, offset: int, epoch: int | None = None) -> TopicPartition:
+    if epoch is None:
+        return TopicPartition(*partition, offset)
+    return TopicPartition(*partition, offset, leader_epoch=epoch)
 
 
 def _of_no_partition(message: Any) -> bool:

@@ -31,8 +31,10 @@ def world(request: pytest.FixtureRequest) -> Iterator[World]:
 class Reader:
     """A consumer of one partition; messages and events in the order of their arrival."""
 
-    def __init__(self, world: World, topic: str, at: int = 0) -> None:
-        self.client = world.consumer({"group.id": unique("reader"), **CONFIG})
+    def __init__(self, world: World, topic: str, at: int = 0, **config: object) -> None:
+        self.client = world.consumer(
+            {"group.id": unique("reader"), **CONFIG, **config}, breakable=True
+        )
         self.world = world
         self.topic = topic
         self.client.assign([self.at(at)])
@@ -76,8 +78,8 @@ class Reader:
 def reading(world: World) -> Iterator[Callable[..., Reader]]:
     readers: list[Reader] = []
 
-    def read(topic: str, at: int = 0) -> Reader:
-        readers.append(Reader(world, topic, at))
+    def read(topic: str, at: int = 0, **config: object) -> Reader:
+        readers.append(Reader(world, topic, at, **config))
         return readers[-1]
 
     yield read
@@ -174,7 +176,6 @@ class TestPositions:
     def test_a_paused_partition_flows_from_where_it_is_sought(
         self, world: World, reading: Reading
     ) -> None:
-        """As the engine does at an assignment."""
         topic = world.new_topic("assigned")
         world.append(topic, self.VALUES)
         reader = reading(topic, OFFSET_END)
@@ -184,6 +185,44 @@ class TestPositions:
         reader.client.resume([reader.at(0)])
         reader.until(lambda: reader.ends, "the end")
         assert reader.offsets == list(range(45, 50))
+
+    def test_an_assignment_at_an_offset_flows_from_there_though_it_was_paused(
+        self, world: World, reading: Reading
+    ) -> None:
+        """As the engine does it, with what goes on flowing in the same assignment."""
+        topic = world.new_topic("assigned")
+        world.append(topic, self.VALUES)
+        reader = reading(topic, 10)
+        reader.fetched_ahead()
+        reader.client.pause([reader.at(0)])
+        reader.client.unassign()
+        reader.client.assign([reader.at(45)])
+        reader.client.resume([reader.at(0)])
+        reader.until(lambda: reader.ends, "the end")
+        assert reader.offsets == [10, *range(45, 50)]
+        reader.client.assign([reader.at(48)])
+        reader.until(lambda: len(reader.ends) > 1, "the end again")
+        assert reader.offsets[-2:] == [48, 49]
+
+    def test_a_look_up_of_the_end_that_is_under_way_overrides_a_seek(
+        self, world: World, reading: Reading
+    ) -> None:
+        """In silence. This is why the engine gives the client no logical offset."""
+        topic = world.new_topic("jump")
+        for _ in range(5):
+            world.append(topic, [b"v"] * 300)
+        small = {"max.partition.fetch.bytes": 1}
+        with world.answering_slowly("ListOffsets", 1.0) as sprung:
+            reader = reading(topic, OFFSET_END, **small)
+            reader.client.pause([reader.at(0)])
+            reader.until(lambda: sprung.sprung, "the look-up")
+            reader.client.seek(reader.at(0))
+            reader.client.resume([reader.at(0)])
+            begun = world.now()
+            world.wait_until(lambda: world.now() > begun + 2.0, 10, "a moment")
+        reader.until(lambda: reader.ends, "the end")
+        assert reader.ends == [1_500]
+        assert len(reader.offsets) < 1_500, "what is between was skipped"
 
     def test_the_last_stable_offset_is_the_end(self, world: World, reading: Reading) -> None:
         topic = world.new_topic("end")

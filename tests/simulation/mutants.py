@@ -12,7 +12,7 @@ from typing import Any
 from unittest import mock
 
 import msgspec
-from confluent_kafka import TopicPartition
+from confluent_kafka import OFFSET_END, TopicPartition
 
 from processor.engine import locked_rows, store
 from processor.engine.batch import Committed, Partition
@@ -20,7 +20,7 @@ from processor.engine.batches import Batches, Effects
 from processor.engine.catchup import Catchup
 from processor.engine.clients import CALL_TIMEOUT_SECONDS, LogLines
 from processor.engine.cluster import Cluster, TopicFacts
-from processor.engine.consumer import Consumer, Flow
+from processor.engine.consumer import Consumer
 from processor.engine.failures import DatabaseDoubt, PublishDoubt
 from processor.engine.housekeeping import Housekeeping, row_of, sent
 from processor.engine.locked_rows import Known, LockedRows
@@ -447,11 +447,10 @@ def batch_kept_across_a_revoke() -> Patch:
     def assigned(self: Consumer, client: Any, assigned: list[TopicPartition]) -> None:
         flows = dict(self._flows)
         on_assign(self, client, assigned)
-        for partition, flow in flows.items():
-            if partition in self._owned:
-                client.seek(TopicPartition(*partition, flow.position))
-                client.resume([TopicPartition(*partition)])
-                self._flows[partition] = flow
+        kept = {p: flow for p, flow in flows.items() if p in self._owned}
+        self._flows.clear()
+        self._add({p: TopicPartition(*p, flow.position) for p, flow in kept.items()})
+        self._flows |= kept
 
     return together(
         mock.patch.object(Partitions, "replace", keep),
@@ -465,17 +464,21 @@ def batch_kept_across_a_revoke() -> Patch:
 
 @mutant()
 def dropped_without_seeking_back() -> Patch:
-    def start(self: Consumer, positions: dict[Partition, tuple[int, int | None]]) -> None:
-        for partition, (offset, _) in positions.items():
-            target = TopicPartition(*partition, offset)
-            if partition not in started.setdefault(id(self), set()):
-                started[id(self)].add(partition)
-                self._client.seek(target)
-            self._flows[partition] = Flow(offset)
-            self._client.resume([TopicPartition(*partition)])
+    return mock.patch.object(Consumer, "_seek", return_value=True)
 
-    started: dict[int, set[Partition]] = {}
-    return mock.patch.object(Consumer, "_start", start)
+
+@mutant()
+def assigned_at_the_end() -> Patch:
+    """The client looks the end up, and goes there behind the seek to H."""
+    on_assign = Consumer._on_assign
+
+    def at_the_end(self: Consumer, client: Any, assigned: list[TopicPartition]) -> None:
+        on_assign(self, client, assigned)
+        client.assign([TopicPartition(t.topic, t.partition, OFFSET_END) for t in assigned])
+        client.pause(assigned)
+        self._fetched = {Partition(each.topic, each.partition) for each in assigned}
+
+    return mock.patch.object(Consumer, "_on_assign", at_the_end)
 
 
 @mutant(needs="recreate")

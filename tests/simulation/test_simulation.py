@@ -34,6 +34,7 @@ PLANTED = {
     "metadata-without-a-member",
     "fresh-metadata-after-a-rejoin",
     "batch-kept-across-a-revoke",
+    "assigned-at-the-end",
     "topic-id-not-checked",
     "outbox-order-lost",
     "dropped-without-seeking-back",

@@ -25,7 +25,14 @@ from processor.settings import Kafka as KafkaSettings
 from tests.support.engine import free_steps
 from tests.support.worlds import READ_SECONDS, Member, RecordingProducer, World, unique
 
-API_KEYS = {"Produce": 0, "AddOffsetsToTxn": 25, "EndTxn": 26, "TxnOffsetCommit": 28}
+API_KEYS = {
+    "Produce": 0,
+    "Fetch": 1,
+    "ListOffsets": 2,
+    "AddOffsetsToTxn": 25,
+    "EndTxn": 26,
+    "TxnOffsetCommit": 28,
+}
 SEVER_AFTER_SECONDS = 0.2
 HELD_ANSWER_SECONDS = 10.0
 
@@ -143,6 +150,15 @@ class KafkaWorld(World):
             trap.swallowing = False
 
         with Trap(self._proxy, request, stall) as trap:
+            yield trap
+
+    @contextmanager
+    def answering_slowly(self, request: str, seconds: float) -> Iterator[Trap]:
+        def hold_up(trap: Trap) -> None:
+            trap.proxy.stall(Direction.TO_CLIENT)
+            threading.Timer(seconds, trap.proxy.restore).start()
+
+        with Trap(self._proxy, request, hold_up) as trap:
             yield trap
 
     @contextmanager

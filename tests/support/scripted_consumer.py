@@ -19,9 +19,11 @@ class ScriptedConsumer:
     def __init__(self) -> None:
         self.turns: list[Turn] = []
         self.asked: list[tuple[int, float]] = []
-        self.assigned: set[tuple[str, int]] = set()
+        self.fetched: set[tuple[str, int]] = set()
+        """What is assigned to the client, by the application."""
         self.paused: set[tuple[str, int]] = set()
-        self.sought: list[tuple[str, int, int, int | None]] = []
+        self.placed: list[tuple[str, int, int, int | None]] = []
+        """Where partitions were assigned or sought to."""
         self.refused: Exception | None = None
         self.generation = 0
         self.snapshots = 0
@@ -45,22 +47,32 @@ class ScriptedConsumer:
         return messages
 
     def assign(self, partitions: list[TopicPartition]) -> None:
-        self.assigned = {(each.topic, each.partition) for each in partitions}
+        self.unassign()
+        self.incremental_assign(partitions)
 
     def incremental_assign(self, partitions: list[TopicPartition]) -> None:
-        self.assigned |= {(each.topic, each.partition) for each in partitions}
+        added = {(each.topic, each.partition) for each in partitions}
+        assert not added & self.fetched, f"{added & self.fetched} is assigned twice"
+        self.fetched |= added
+        self.placed += [(t.topic, t.partition, t.offset, t.leader_epoch) for t in partitions]
+
+    def unassign(self) -> None:
+        self.fetched.clear()
+
+    def incremental_unassign(self, partitions: list[TopicPartition]) -> None:
+        self.fetched -= self._known(partitions)
 
     def pause(self, partitions: list[TopicPartition]) -> None:
-        self.paused |= self._owned(partitions)
+        self.paused |= self._known(partitions)
 
     def resume(self, partitions: list[TopicPartition]) -> None:
-        self.paused -= self._owned(partitions)
+        self.paused -= self._known(partitions)
 
     def seek(self, target: TopicPartition) -> None:
         if self.refused is not None:
             raise self.refused
-        [(topic, number)] = self._owned([target])
-        self.sought.append((topic, number, target.offset, target.leader_epoch))
+        [(topic, number)] = self._known([target])
+        self.placed.append((topic, number, target.offset, target.leader_epoch))
 
     def offsets_for_times(self, partitions: list[TopicPartition], timeout: float) -> list[Any]:
         return []
@@ -90,11 +102,9 @@ class ScriptedConsumer:
         self.inside_callback = True
         getattr(self, name)(self, [TopicPartition("input", number) for number in numbers])
         self.inside_callback = False
-        if name != "on_assign":
-            self.assigned -= {("input", number) for number in numbers}
         return then
 
-    def _owned(self, partitions: list[TopicPartition]) -> set[tuple[str, int]]:
+    def _known(self, partitions: list[TopicPartition]) -> set[tuple[str, int]]:
         found = {(each.topic, each.partition) for each in partitions}
-        assert found <= self.assigned, f"{found - self.assigned} is not assigned"
+        assert found <= self.fetched, f"{found - self.fetched} is not assigned"
         return found

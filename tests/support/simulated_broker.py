@@ -156,6 +156,12 @@ class SimulatedWorld(World):
             yield fault
 
     @contextmanager
+    def answering_slowly(self, request: str, seconds: float) -> Iterator[Fault]:
+        self._network.slow_seconds = seconds
+        with self._fated(Fault(request, Fate.SLOW, 1)) as fault:
+            yield fault
+
+    @contextmanager
     def stalled_from(self, request: str) -> Iterator[Fault]:
         with self._fated(Fault(request, Fate.LATE, -1)) as fault:
             yield fault

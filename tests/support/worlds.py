@@ -184,6 +184,10 @@ class World(ABC):
         """From the first such request on nothing is answered for so long."""
 
     @abstractmethod
+    def answering_slowly(self, request: str, seconds: float) -> AbstractContextManager[Sprung]:
+        """The first such request is answered so much later than others."""
+
+    @abstractmethod
     def stalled_from(self, request: str) -> AbstractContextManager[Sprung]:
         """From the first such request on nothing is answered, until the end of the block."""
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from processor.engine.batch import Partition, Slice
-from processor.engine.consumer import JUMPS_DOUBTED_SECONDS, Consumer, Fetched
+from processor.engine.consumer import Consumer, Fetched
 from processor.engine.failures import Doubt, MemberFenced
 from tests.support.engine import free_steps
 from tests.support.messages import Raw, end_of_file, event
@@ -64,15 +64,8 @@ class Bench:
         self.client = ScriptedConsumer()
         self.clients: Any = Clients(self.client, incremental)
         self.listener = Listener()
-        self.now = 0.0
         self.consumer = Consumer(
-            self.clients,
-            ["input"],
-            self.listener,
-            max_messages,
-            max_bytes,
-            free_steps(),
-            lambda: self.now,
+            self.clients, ["input"], self.listener, max_messages, max_bytes, free_steps()
         )
         self.listener.consumer = self.consumer
         self.consumer.subscribe()
@@ -84,7 +77,6 @@ class Bench:
     def start(self, **at: int) -> Bench:
         self.fetch(self.client.assigns(0, 1))
         self.consumer.start({FIRST: (at.get("first", 0), 5), SECOND: (at.get("second", 0), None)})
-        self.now += JUMPS_DOUBTED_SECONDS + 1
         return self
 
 
@@ -107,29 +99,75 @@ def brought(fetched: Fetched) -> list[tuple[Partition, int, list[int]]]:
 def test_an_assignment_flows_only_once_it_was_started(bench: Bench) -> None:
     new = Bench()
     new.fetch(new.client.assigns(0, 1))
-    assert new.client.paused == {FIRST, SECOND}
+    assert new.client.fetched == set()
     assert brought(new.fetch(messages(0), messages(0, of=SECOND))) == []
     new.consumer.start({SECOND: (3, None)})
-    assert new.client.paused == {FIRST}
+    assert new.client.fetched == {SECOND}
     fetched = new.fetch(messages(0), messages(3, of=SECOND))
     assert brought(fetched) == [(SECOND, 3, [3])]
     assert fetched.doubtful == {}, "what does not flow is dropped, not doubted"
 
 
-def test_starting_seeks_before_it_lets_flow(bench: Bench) -> None:
-    assert [each[:3] for each in bench.client.sought] == [("input", 0, 0), ("input", 1, 0)]
-    assert bench.client.sought[0][3] == 5, "with the last message's leader epoch"
+def test_a_partition_is_placed_where_it_starts(bench: Bench) -> None:
+    assert bench.client.placed == [("input", 0, 0, 5), ("input", 1, 0, None)]
     assert bench.client.paused == set()
 
 
-def test_nothing_flows_that_the_client_would_not_seek() -> None:
-    bench = Bench()
+def test_no_logical_offset_is_ever_given_to_the_client() -> None:
+    """librdkafka would look it up, and go there behind a seek."""
+    bench = Bench(incremental=False).start(first=3)
+    bench.consumer.hold([FIRST])
+    bench.consumer.start({FIRST: (1, None)})
     bench.fetch(bench.client.assigns(0))
+    bench.consumer.start({FIRST: (2, None)})
+    assert [offset for _, _, offset, _ in bench.client.placed] == [3, 0, 1, 2]
+
+
+def test_a_whole_assignment_leaves_what_flows_where_it_is() -> None:
+    bench = Bench(incremental=False)
+    bench.fetch(bench.client.assigns(0, 1))
+    bench.consumer.start({FIRST: (3, None)})
+    bench.fetch(messages(3), messages(4))
+    bench.consumer.start({SECOND: (7, None)})
+    assert bench.client.placed[-2:] == [("input", 0, 5, None), ("input", 1, 7, None)]
+    assert brought(bench.fetch(messages(5), messages(7, of=SECOND))) == [
+        (FIRST, 5, [5]),
+        (SECOND, 7, [7]),
+    ]
+
+
+def test_what_is_held_leaves_a_whole_assignment_and_comes_back() -> None:
+    bench = Bench(incremental=False)
+    bench.fetch(bench.client.assigns(0, 1))
+    bench.consumer.start({FIRST: (3, None)})
+    bench.consumer.hold([FIRST])
+    bench.consumer.start({SECOND: (7, None)})
+    assert bench.client.fetched == {SECOND}
+    bench.consumer.start({FIRST: (3, None)})
+    assert bench.client.fetched == {FIRST, SECOND}
+    assert bench.client.paused == set()
+
+
+@pytest.mark.parametrize("incremental", [True, False])
+def test_nothing_flows_that_the_client_would_not_seek(incremental: bool) -> None:
+    bench = Bench(incremental=incremental).start()
+    bench.consumer.hold([FIRST])
     bench.client.refused = KafkaException(KafkaError(KafkaError._TIMED_OUT))
     with pytest.raises(Doubt, match="seek"):
         bench.consumer.start({FIRST: (3, None)})
     assert bench.client.paused == {FIRST}
     assert brought(bench.fetch(messages(3))) == []
+
+
+@pytest.mark.parametrize("incremental", [True, False])
+def test_a_partition_that_the_client_has_given_up_is_assigned_anew(incremental: bool) -> None:
+    bench = Bench(incremental=incremental).start()
+    bench.consumer.hold([FIRST])
+    bench.client.refused = KafkaException(KafkaError(KafkaError._STATE))
+    bench.consumer.start({FIRST: (3, None)})
+    assert ("input", 0, 3, None) in bench.client.placed
+    assert bench.client.fetched == {FIRST, SECOND}
+    assert brought(bench.fetch(messages(3))) == [(FIRST, 3, [3])]
 
 
 @pytest.mark.parametrize("turn", ["assigns", "revokes", "loses"])
@@ -141,7 +179,7 @@ def test_a_change_in_the_middle_of_a_fetch_drops_everything(turn: str, place: in
     turns: list[Any] = [messages(0), change] if place else [change, messages(2)]
     assert brought(bench.fetch(*turns)) == []
     assert brought(bench.fetch(messages(2))) == [], "until it is sought to H again"
-    assert FIRST in bench.client.paused
+    assert FIRST in bench.client.paused or FIRST not in bench.client.fetched
     bench.consumer.start({FIRST: (0, None)})
     assert brought(bench.fetch(messages(0), messages(1))) == [(FIRST, 0, [0, 1])]
 
@@ -185,7 +223,8 @@ def test_assignments_replace_each_other_where_they_come_whole() -> None:
     bench.fetch(bench.client.assigns(0))
     bench.fetch(bench.client.assigns(1))
     assert bench.consumer.owned == {SECOND}
-    assert bench.client.assigned == {SECOND}
+    bench.consumer.start({SECOND: (0, None)})
+    assert bench.client.fetched == {SECOND}
 
 
 def test_the_snapshot_is_taken_in_each_assignment_and_nowhere_else(bench: Bench) -> None:
@@ -202,16 +241,6 @@ def test_the_snapshot_is_taken_in_each_assignment_and_nowhere_else(bench: Bench)
 
 
 # Offsets
-
-
-def test_soon_after_a_seek_a_jump_ahead_must_be_met_twice(bench: Bench) -> None:
-    """The client may go to the log's end in silence: what lies between would be lost."""
-    bench.now -= JUMPS_DOUBTED_SECONDS
-    assert brought(bench.fetch(messages(0), messages(3))) == [(FIRST, 0, [0])]
-    assert bench.consumer._flows[FIRST].position == 1
-    assert brought(bench.fetch(messages(1), messages(2, 3))) == [(FIRST, 1, [1, 2, 3])]
-    assert brought(bench.fetch(messages(9))) == []
-    assert brought(bench.fetch(messages(9))) == [(FIRST, 4, [9])]
 
 
 def test_slices_begin_at_the_position_and_not_at_the_first_message(bench: Bench) -> None:
@@ -260,14 +289,6 @@ def test_a_log_that_does_not_fit_the_leader_epoch_is_told_apart(bench: Bench) ->
     assert set(fetched.doubtful) == {FIRST}
 
 
-def test_a_partition_that_the_client_has_given_up_needs_a_fresh_process() -> None:
-    bench = Bench()
-    bench.fetch(bench.client.assigns(0))
-    bench.client.refused = KafkaException(KafkaError(KafkaError._STATE))
-    with pytest.raises(MemberFenced, match="given up"):
-        bench.consumer.start({FIRST: (3, None)})
-
-
 def test_other_errors_of_a_partition_are_a_doubt(bench: Bench) -> None:
     """Else it would stand still and be called running."""
     fetched = bench.fetch([event(KafkaError.TOPIC_AUTHORIZATION_FAILED, of=FIRST)])
@@ -303,7 +324,7 @@ def test_a_held_partition_is_dropped_until_it_is_started_again(bench: Bench) -> 
     late = bench.fetch(messages(1), messages(2, of=SECOND))
     assert brought(late) == [(SECOND, 0, [2])]
     bench.consumer.start({FIRST: (0, None)})
-    assert bench.client.sought[-1][:3] == ("input", 0, 0)
+    assert bench.client.placed[-1][:3] == ("input", 0, 0)
     assert brought(bench.fetch(messages(0))) == [(FIRST, 0, [0])]
 
 
@@ -501,7 +522,7 @@ class Walk(RuleBasedStateMachine):
     def recover(self) -> None:
         self.bench.consumer.hold([FIRST])
         self.bench.consumer.start({FIRST: (self.h, None)})
-        self.client_at = self.bench.client.sought[-1][2]
+        self.client_at = self.bench.client.placed[-1][2]
 
     @invariant()
     def nothing_is_skipped_or_passed_on_twice(self) -> None:

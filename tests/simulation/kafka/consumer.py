@@ -113,8 +113,7 @@ class Consumer:
         flow = self._fetcher.find(_key(partition))
         if flow is None or flow.dead:
             raise failure(KafkaError._STATE, "the partition is not being fetched")
-        flow.outdate(partition.offset)
-        flow.leader_epoch = partition.leader_epoch
+        flow.seek(partition.offset, partition.leader_epoch)
         self._fetcher.changed()
 
     def position(self, partitions: Sequence[TopicPartition]) -> list[TopicPartition]:

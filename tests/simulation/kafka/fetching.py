@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
+from enum import Enum, auto
+from functools import partial
 
 from confluent_kafka import OFFSET_BEGINNING, KafkaError, Message
 
@@ -22,6 +24,16 @@ FETCH_WAIT_SECONDS = 0.05
 """How long the broker waits before it says that there is nothing: ``fetch.wait.max.ms``."""
 ERROR_BACKOFF_SECONDS = 0.05
 FETCH_TIMEOUT_SECONDS = 10.0
+LOOK_UP_AGAIN_SECONDS = 0.5
+
+
+class LookUp(Enum):
+    """Of a logical offset: the log's beginning or its end."""
+
+    WAITING = auto()
+    """For the broker's answer."""
+    AGAIN = auto()
+    """In a moment, because the answer was outdated."""
 
 
 @dataclass(eq=False, slots=True)
@@ -44,6 +56,14 @@ class Flow:
     retry_at: float = 0.0
     leader_epoch: int | None = None
     """To be validated with the next fetch."""
+    look_up: LookUp | None = None
+
+    def seek(self, position: int, leader_epoch: int | None) -> None:
+        """A look-up that is to be sent again is forgotten; one that is under way is not."""
+        self.outdate(position)
+        self.leader_epoch = leader_epoch
+        if self.look_up is LookUp.AGAIN:
+            self.look_up = None
 
     def outdate(self, position: int) -> None:
         """Drop what was fetched; go on from a position."""
@@ -88,11 +108,15 @@ class Fetcher:
         """A new assignment; what was fetched under the old one is outdated."""
         for flow in self._flows.values():
             flow.outdate(flow.app)
-        self._flows = {flow.partition: flow for flow in flows}
-        self.changed()
+        self._flows = {}
+        self.add(flows)
 
     def add(self, flows: Iterable[Flow]) -> None:
-        self._flows |= {flow.partition: flow for flow in flows}
+        for flow in flows:
+            self._flows[flow.partition] = flow
+            if flow.fetch < 0:
+                flow.look_up = LookUp.WAITING
+                self._connection.spawn(partial(self._look_up, flow, flow.fetch))
         self.changed()
 
     def remove(self, partitions: Iterable[TopicNumber]) -> None:
@@ -134,7 +158,7 @@ class Fetcher:
         now = self._time.now()
         times = []
         for flow in self._flows.values():
-            if flow.paused or flow.dead:
+            if flow.paused or flow.dead or _lost(flow):
                 continue
             if flow.retry_at > now:
                 times.append(flow.retry_at)
@@ -144,7 +168,7 @@ class Fetcher:
 
     def _wanted(self, flow: Flow) -> bool:
         """Whether the broker would answer a fetch of it now."""
-        if flow.paused or flow.dead or flow.queued >= QUEUED_LIMIT:
+        if flow.paused or flow.dead or _lost(flow) or flow.queued >= QUEUED_LIMIT:
             return False
         now = self._time.now()
         if flow.retry_at > now:
@@ -159,6 +183,31 @@ class Fetcher:
         if flow.fetch == end:
             return self._tells_end and flow.end_told != end and flow.quiet_at <= now
         return flow.fetch < end
+
+    def _look_up(self, flow: Flow, logical: int) -> None:
+        """As librdkafka does it: an answer that a seek has outdated is asked for once more, and
+        then is where the partition goes on, whatever it was sought to."""
+
+        def serve() -> int:
+            log = self._broker.log(*flow.partition)
+            return log.start if logical == OFFSET_BEGINNING else log.end_for(self._committed)
+
+        while self._flows.get(flow.partition) is flow and not self.closed:
+            version = flow.version
+            try:
+                position = self._connection.call("ListOffsets", serve, FETCH_TIMEOUT_SECONDS)
+            except (RequestLost, RequestTimedOut, Refused):
+                version = -1
+            if flow.version == version:
+                flow.look_up = None
+                flow.fetch = flow.app = position
+                self.changed()
+                return
+            flow.look_up = LookUp.AGAIN
+            self._time.wait(lambda: flow.look_up is None, LOOK_UP_AGAIN_SECONDS)
+            if flow.look_up is None:
+                return
+            flow.look_up = LookUp.WAITING
 
     def _fetch(self, flows: list[Flow]) -> None:
         asked = [(flow, flow.version, flow.fetch) for flow in flows]
@@ -180,8 +229,6 @@ class Fetcher:
         """The broker's side."""
         try:
             log = self._broker.log(*flow.partition)
-            if at < 0:
-                at = log.start if at == OFFSET_BEGINNING else log.end_for(self._committed)
             if flow.leader_epoch is not None and log.end_of_epoch(flow.leader_epoch) < at:
                 return Refused(KafkaError._LOG_TRUNCATION)
             return log.read(at, self._time.random.choice(CHUNKS), self._committed)
@@ -229,3 +276,8 @@ class Fetcher:
 
     def _put(self, flow: Flow, message: Message | None, following: int) -> None:
         self._queue.append(Fetched(flow, flow.version, message, following))
+
+
+def _lost(flow: Flow) -> bool:
+    """Where it is to be fetched from is not known."""
+    return flow.fetch < 0 or flow.look_up is LookUp.AGAIN

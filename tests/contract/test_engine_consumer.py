@@ -1,0 +1,79 @@
+"""The engine's consumer, over clients and brokers that take their time."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+
+import pytest
+
+from processor.engine.batch import Partition
+from processor.engine.consumer import Consumer
+from tests.contract.kafka_worlds import make_world
+from tests.support.engine import free_steps
+from tests.support.worlds import Sprung, World
+
+WAIT_SECONDS = 30.0
+LATE_SECONDS = 1.5
+ASKED_WITHIN_SECONDS = 1.0
+"""After an assignment the client has asked by then what it asks of itself."""
+BATCHES, BATCH = 5, 300
+"""More than one fetch brings, on the real broker (1 MB) and on the simulated one (1,000)."""
+
+
+@pytest.fixture(scope="module", params=["kafka", "simulated"])
+def world(request: pytest.FixtureRequest) -> Iterator[World]:
+    with make_world(request) as world:
+        yield world
+
+
+class Nobody:
+    def assigned(self, partitions: Collection[Partition]) -> None: ...
+
+    def revoked(self, partitions: Collection[Partition]) -> None: ...
+
+    def lost(self, partitions: Collection[Partition]) -> None: ...
+
+
+@pytest.mark.parametrize("request_name", ["ListOffsets", "Fetch"])
+def test_all_is_brought_from_where_it_was_started_however_late_the_broker_answers(
+    world: World, request_name: str
+) -> None:
+    """From before the assignment on: a look-up of another position must not be left behind."""
+    world = world.sibling()
+    world.member.leave()
+    topic = world.new_topic("late")
+    for _ in range(BATCHES):
+        world.append(topic, [b"v" * 4_000] * BATCH)
+    with world.answering_slowly(request_name, LATE_SECONDS) as sprung:
+        consumer = Consumer(
+            world.clients(breakable=True), [topic], Nobody(), 100, 10**9, free_steps()
+        )
+        consumer.subscribe()
+        try:
+            brought = read(world, consumer, Partition(topic, 0), sprung)
+        finally:
+            consumer.close()
+    assert brought == list(range(BATCHES * BATCH))
+
+
+def read(world: World, consumer: Consumer, partition: Partition, sprung: Sprung) -> list[int]:
+    """Start the partition at 0 once what delays is on its way; offsets until the end is told."""
+    offsets: list[int] = []
+    owned_at: float | None = None
+    started = False
+
+    def turn() -> bool:
+        nonlocal owned_at, started
+        fetched = consumer.fetch(0.05)
+        assert not fetched.doubtful
+        offsets.extend(m.offset() for each in fetched.slices for m in each.messages)
+        if partition in consumer.owned and not started:
+            owned_at = owned_at or world.now()
+            if sprung.sprung or world.now() > owned_at + ASKED_WITHIN_SECONDS:
+                consumer.start({partition: (0, None)})
+                started = True
+        following = offsets[-1] + 1 if offsets else 0
+        return following == BATCHES * BATCH or consumer.idle_end(partition, following) is not None
+
+    world.wait_until(turn, WAIT_SECONDS, "the end of the log")
+    return offsets
