@@ -117,6 +117,8 @@ class World:
             producer.produce(self.input, value, partition=0)
         producer.flush(30)
         producer.commit_transaction(30) if commit else producer.abort_transaction(30)
+        # Else what comes next may be appended before the control record.
+        wait_settled(self.admin, self.input)
 
     def outputs(self) -> list[Message]:
         wait_settled(self.admin, self.output)
