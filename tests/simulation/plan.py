@@ -132,6 +132,8 @@ def draw(seed: int, deeds: Sequence[str]) -> Plan:
         kinds |= {random.choice(RARE_KINDS)}
     slots = random.choice((2, 2, 2, 3))
     partitions = random.choice((1, 2, 2, 3))
+    if "restore" in kinds and random.random() < 0.3:
+        return _late_writer(seed, random, deeds)
     return Plan(
         seed=seed,
         partitions=partitions,
@@ -142,6 +144,27 @@ def draw(seed: int, deeds: Sequence[str]) -> Plan:
         timed=_timed(random, kinds, slots),
         fates=_fates(random) if "fates" in kinds else {},
         batch=random.choice((1, 2, 3, 10, 100)),
+        deeds=deeds,
+    )
+
+
+def _late_writer(seed: int, random: Random, deeds: Sequence[str]) -> Plan:
+    """A batch is in hand, its worker stands still, another one does the same, and the database goes
+    back to before that: what chance alone hardly ever puts together.
+    """
+    burst = tuple(random.choice(deeds) for _ in range(random.randint(1, 4)))
+    step = random.choice((Step.BEGIN, Step.HANDLE, Step.FLUSH, Step.STORE))
+    stop = AimedFault("stop", random.randrange(2), step, random.choice(EDGES), 1, 12.0)
+    return Plan(
+        seed=seed,
+        partitions=1,
+        slots=2,
+        kinds=frozenset({"stop", "restore"}),
+        arrivals=(Arrival(2.0, 0, burst, "none"),),
+        aimed=(stop,),
+        timed=(TimedFault(1.5, "restore", 0, 1.0),),
+        fates={},
+        batch=10,
         deeds=deeds,
     )
 

@@ -47,6 +47,7 @@ IDLE_SECONDS = 0.4
 LOOK_SECONDS = 0.25
 STANDBY_SECONDS = 1.0
 WAKE_SECONDS = 0.05
+OTHERS_TAKE_OVER_SECONDS = SESSION_SECONDS + 0.5
 REST_SECONDS = 120.0
 """How long it may take after the last fault until everything is at rest."""
 
@@ -177,6 +178,7 @@ class Simulation:
         self._at_rest = False
         self._failover = Failover.NONE
         self._restore_at: float | None = None
+        self._restore_armed = False
         self._tokens: dict[int, str] = {}
         self.network.late = lambda _: self.time.random.uniform(0.0, 1.5)
         self.network.held_seconds = lambda: STANDBY_SECONDS
@@ -270,7 +272,7 @@ class Simulation:
         if fault.kind == "kill":
             process.kill()
         elif fault.kind == "stop":
-            process.stopped_until = self.time.now() + fault.seconds
+            self._stop(process, fault.seconds)
         elif fault.kind.startswith("cut-"):
             pair = (process.name, fault.kind.removeprefix("cut-"))
             self.network.cut.add(pair)
@@ -292,16 +294,28 @@ class Simulation:
             place.end()
             place.start_at = self.time.now() + fault.seconds
 
+    def _stop(self, process: Process, seconds: float) -> None:
+        process.stopped_until = self.time.now() + seconds
+        self._aim_restore(process.stopped_until)
+
     def _plan_restore(self, seconds: float) -> None:
         """Half of them aim: at the state right after the next renewal of a token, to come back just
-        before a process that stands still goes on with what it had in hand.
+        before a process that stands still, now or soon, goes on with what it had in hand.
         """
-        wakes = [p.process.stopped_until for p in self.places if p.process.alive]
-        later = min((at for at in wakes if at > self.time.now() + 0.5), default=None)
-        if later is None or self.time.random.random() < 0.5:
+        if self.time.random.random() < 0.5:
             self.time.later(seconds, partial(self._restore, self.server.snapshot()))
-        else:
-            self._restore_at = later - WAKE_SECONDS
+            return
+        self._restore_armed = True
+        for place in self.places:
+            if place.process.alive:
+                self._aim_restore(place.process.stopped_until)
+
+    def _aim_restore(self, wakes: float) -> None:
+        """A process stands still until then."""
+        if self._restore_armed and wakes > self.time.now() + OTHERS_TAKE_OVER_SECONDS:
+            self._restore_armed = False
+            self._restore_at = wakes - WAKE_SECONDS
+            self._tokens = self._tokens_now()
 
     def _keep_for_restore(self) -> None:
         """A token was renewed: this is the state, if one is looked for."""
@@ -311,13 +325,15 @@ class Simulation:
             self.time.later(after, partial(self._restore, self.server.snapshot()))
 
     def _restore(self, state: State) -> None:
-        """Back to an older state, as after a failover to a lagging replica."""
+        """Back to an older state, as after a failover to a lagging replica; half of them behind a
+        connection pooler, which keeps up the connections that no transaction uses.
+        """
         self.timeline.add("fault", "the database is restored")
         # Under an intent it is the second one: design, row 8.
         self.may_halt |= {"database-history-lost", "foreign-offsets"}
         self._to_come -= 1
         self.audit.restored()
-        self.server.restore(state)
+        self.server.restore(state, keeps_idle=self.time.random.random() < 0.5)
 
     def _fail_over(self) -> None:
         """The primary comes back from a crash in the middle of a COMMIT, which its synchronous
@@ -338,8 +354,10 @@ class Simulation:
 
     def _calm_down(self) -> None:
         self._calm = True
-        if self._restore_at is not None:
-            self._keep_for_restore()  # no token was renewed meanwhile
+        if self._restore_armed or self._restore_at is not None:
+            self._restore_armed = False
+            self._restore_at = self._restore_at or self.time.now()
+            self._keep_for_restore()  # nobody stood still, or no token was renewed meanwhile
         self.network.cut.clear()
         self.time.later(LOOK_SECONDS, self._look)
         self.timeline.add("fault", "no more faults")
@@ -420,11 +438,11 @@ class Simulation:
     def _committed(self) -> None:
         """Postgres has committed something."""
         self.audit.sample()
-        if self._restore_at is not None:
-            tokens = {row["id"]: row["token"] for row in self.server.committed("progress")}
-            if self._tokens and tokens != self._tokens:
-                self._keep_for_restore()
-            self._tokens = tokens
+        if self._restore_at is not None and self._tokens_now() != self._tokens:
+            self._keep_for_restore()
+
+    def _tokens_now(self) -> dict[int, str]:
+        return {row["id"]: row["token"] for row in self.server.committed("progress")}
 
     def _at_edge(self, place: Place, process: Process, step: Step, edge: Edge) -> None:
         """A fault that is aimed at this edge befalls the process here."""
@@ -440,7 +458,7 @@ class Simulation:
         if fault.kind == "kill":
             process.kill()
         elif fault.kind == "stop":
-            process.stopped_until = self.time.now() + fault.seconds
+            self._stop(process, fault.seconds)
         self.time.pause(fault.seconds if fault.kind == "stall" else 0.0)
 
     # The end

@@ -105,7 +105,11 @@ class Sender:
             if not self._queue:
                 break  # purged while the topic was asked for
             out = self._queue.popleft()
-            count = self._count(out.topic)
+            try:
+                count = self._count(out.topic)
+            except Refused as refusal:
+                self._fail(out, refusal.code)
+                break
             if not count:
                 self._fail_later(out)
             elif out.partition >= count:

@@ -132,14 +132,21 @@ class Server:
         """What is committed now."""
         return State(tuple(t.copy() for t in self.tables.values()), self.system_identifier)
 
-    def restore(self, state: State, system_identifier: int | None = None) -> None:
-        """Go back to a state; every session ends first. The server stays up if it was.
+    def restore(
+        self, state: State, system_identifier: int | None = None, keeps_idle: bool = False
+    ) -> None:
+        """Go back to a state; the sessions end first. The server stays up if it was.
 
         :param system_identifier: of the restored server: another one after a dump and restore.
+        :param keeps_idle: sessions without a transaction go on, as behind a connection pooler.
         """
-        was_up = self.is_up
-        self.kill()
-        self.is_up = was_up
+        if keeps_idle:
+            for session in [each for each in self.sessions.values() if each.transaction]:
+                session.end(OperationalError("server closed the connection unexpectedly"))
+        else:
+            was_up = self.is_up
+            self.kill()
+            self.is_up = was_up
         self.tables.clear()
         self.shapes.clear()
         for table in state.tables:
