@@ -135,7 +135,7 @@ class Consumer:
             return
         added = {p: t for p, t in targets.items() if p not in self._fetched or not self._seek(t)}
         if added:
-            self._add(added)
+            self._add(added if self._incremental else targets)
         for partition, target in targets.items():
             self._flows[partition] = Flow(target.offset)
         partitions = [TopicPartition(*partition) for partition in targets]
@@ -153,7 +153,7 @@ class Consumer:
         return True
 
     def _add(self, added: dict[Partition, TopicPartition]) -> None:
-        """Give the client partitions to fetch; one that it has given up begins anew."""
+        """Give the client partitions to fetch, those that it has given up or has got before too."""
         if self._incremental:
             self._remove(self._fetched & added.keys())
             self._client.incremental_assign(list(added.values()))

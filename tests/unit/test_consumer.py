@@ -149,6 +149,18 @@ def test_what_is_held_leaves_a_whole_assignment_and_comes_back() -> None:
 
 
 @pytest.mark.parametrize("incremental", [True, False])
+def test_what_was_held_and_what_is_new_start_together(incremental: bool) -> None:
+    bench = Bench(incremental=incremental)
+    bench.fetch(bench.client.assigns(0, 1))
+    bench.consumer.start({FIRST: (3, None)})
+    bench.consumer.hold([FIRST])
+    bench.consumer.start({FIRST: (3, 5), SECOND: (7, None)})
+    assert bench.client.fetched == {FIRST, SECOND}
+    assert bench.client.paused == set()
+    assert ("input", 0, 3, 5) in bench.client.placed
+
+
+@pytest.mark.parametrize("incremental", [True, False])
 def test_nothing_flows_that_the_client_would_not_seek(incremental: bool) -> None:
     bench = Bench(incremental=incremental).start()
     bench.consumer.hold([FIRST])
