@@ -41,6 +41,7 @@ class Audit:
         self._sent: dict[int, Sent] = {}
         self._samples: list[Sample] = []
         self._last: dict[int, Sample] = {}
+        self._seen: object = None
         self._numbers = 0
         self._is_restored = False
 
@@ -70,6 +71,11 @@ class Audit:
 
     def sample(self) -> None:
         """P, K, H and the outbox at this very moment, of each partition where any has changed."""
+        k = self._broker.group(self._group).offsets.committed
+        seen = self._server.rows("progress"), self._server.rows("outbox"), dict(k)
+        if seen == self._seen:
+            return  # what was committed was something else
+        self._seen = seen
         for sample in self._now():
             if self._last.get(sample.partition) != sample:
                 self._last[sample.partition] = sample
@@ -189,10 +195,10 @@ class Audit:
     def _now(self) -> list[Sample]:
         found = []
         outbox: dict[int, list[Manifest]] = {}
-        for row in self._server.committed("outbox"):
+        for row in self._server.rows("outbox"):
             manifest = Manifest(row["first_offset"], row["next_offset"])
             outbox.setdefault(row["progress_id"], []).append(manifest)
-        for row in self._server.committed("progress"):
+        for row in self._server.rows("progress"):
             if row["superseded_at"] is not None:
                 continue
             k, _ = self._broker.committed(self._group, INPUT, row["partition"])

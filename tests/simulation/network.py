@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from enum import Enum, auto
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from tests.simulation.scheduler import Process, Time
 
@@ -33,8 +32,7 @@ class Fate(Enum):
     """It arrives and is answered, with a delay of ``Network.slow_seconds``."""
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(NamedTuple):
     """What the network is told of a request."""
 
     process: Process
@@ -81,6 +79,13 @@ class Network:
             time.pause(timeout)
             raise RequestTimedOut(name)
         fate = self.fates(request)
+        answer = serve() if fate is Fate.ARRIVES else self._struck(fate, request, serve, timeout)
+        time.pause(time.random.uniform(*LATENCY_SECONDS))
+        return answer
+
+    def _struck(self, fate: Fate, request: Request, serve: Callable[[], T], timeout: float) -> T:
+        """One that does not simply arrive."""
+        time, name = self.time, request.name
         if fate is Fate.LOST:
             raise RequestLost(name)
         if fate is Fate.STRAY:
@@ -97,7 +102,6 @@ class Network:
             time.pause(min(self.held_seconds(), timeout))
         if fate in (Fate.REPLY_LOST, Fate.HELD):
             raise RequestLost(name)
-        time.pause(time.random.uniform(*LATENCY_SECONDS))
         return answer
 
 

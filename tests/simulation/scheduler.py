@@ -127,6 +127,7 @@ class Scheduler:
 
     def __init__(self, seed: int) -> None:
         self.random = Random(seed)
+        self._draw = self.random.random
         self.hub = getcurrent()
         self._now = 0.0
         self._queue: list[tuple[float, float, int, Task | Timer | None]] = []
@@ -134,6 +135,8 @@ class Scheduler:
         self._task: Task | None = None
         self._waiting: list[tuple[Task, Callable[[], bool], float]] = []
         self._woken: dict[Task, bool] = {}
+        self._until: Callable[[], bool] = lambda: False
+        self._deadline = float("inf")
         self.switches = 0
 
     @property
@@ -154,18 +157,22 @@ class Scheduler:
         return timer
 
     def pause(self, seconds: float) -> None:
-        task = self._running()
+        task = self._task
         if task is None:
             self.run(lambda: False, self._now + seconds)
             return
+        if not task.process.alive:
+            raise Killed
         self._push(self._now + seconds, task)
         self._switch(task)
 
     def wait(self, until: Callable[[], bool], timeout: float | None = None) -> bool:
         deadline = float("inf") if timeout is None else self._now + timeout
-        task = self._running()
+        task = self._task
         if task is None:
             return self.run(until, deadline)
+        if not task.process.alive:
+            raise Killed
         if until():
             return True
         self._waiting.append((task, until, deadline))
@@ -176,63 +183,80 @@ class Scheduler:
 
     def run(self, until: Callable[[], bool], deadline: float = float("inf")) -> bool:
         """From outside of all tasks: event after event, until it is so or the time is over."""
-        while not until():
-            if not self._queue or self._queue[0][0] > deadline:
-                if deadline != float("inf"):
-                    self._now = max(self._now, deadline)
-                return until()
-            self._step()
-        return True
-
-    def _step(self) -> None:
-        at, _, _, event = heapq.heappop(self._queue)
-        self._now = max(self._now, at)
-        if isinstance(event, Task):
-            self._go_on(event)
-        elif event is not None and event.action is not None:
-            action, event.action = event.action, None
-            action()
-        self._wake()
-
-    def _go_on(self, task: Task) -> None:
-        process = task.process
-        if process.alive and process.stopped_until > self._now:
-            self._push(process.stopped_until, task)
-            return
-        self._task = task
-        self.switches += 1
+        outer = self._until, self._deadline
+        self._until, self._deadline = until, deadline
         try:
-            if process.alive or task.greenlet:
+            while (task := self._next()) is not None:
                 task.greenlet.switch()
+                # Back here: the task has ended, or one of them has found that this is over.
+                self._task = None
+                self._wake()
         finally:
-            self._task = None
+            self._until, self._deadline = outer
+        if deadline != float("inf") and not until():
+            self._now = max(self._now, deadline)
+        return until()
+
+    def _next(self) -> Task | None:
+        """Event after event, up to a task's turn; None when :meth:`run` is over."""
+        queue = self._queue
+        while not self._until():
+            if not queue or queue[0][0] > self._deadline:
+                return None
+            at, _, _, event = heapq.heappop(queue)
+            if at > self._now:
+                self._now = at
+            if type(event) is Task:
+                if self._goes_on(event):
+                    self._task = event
+                    self.switches += 1
+                    return event
+            elif type(event) is Timer and event.action is not None:
+                action, event.action = event.action, None
+                action()
+            self._wake()
+        return None
+
+    def _goes_on(self, task: Task) -> bool:
+        process = task.process
+        if not process.alive:
+            return bool(task.greenlet)  # to be killed, if it has begun
+        if process.stopped_until > self._now:
+            self._push(process.stopped_until, task)
+            return False
+        return True
 
     def _wake(self) -> None:
         """Tasks whose condition holds, or whose time is over, go on next."""
         if not self._waiting:
             return
-        left = []
+        woken = []
         for entry in self._waiting:
             task, until, deadline = entry
             holds = not task.process.alive or until()
             if holds or deadline <= self._now:
                 self._woken[task] = holds
                 self._push(self._now, task)
-            else:
-                left.append(entry)
-        self._waiting = left
-
-    def _running(self) -> Task | None:
-        """:raises Killed: in a process that is dead."""
-        if self._task is not None and not self._task.process.alive:
-            raise Killed
-        return self._task
+                woken.append(entry)
+        for entry in woken:
+            self._waiting.remove(entry)
 
     def _switch(self, task: Task) -> None:
-        self.hub.switch()
+        """Others go on, until this task is told to; straight from one to the next, since the way by
+        the hub would be two switches each time.
+        """
+        self._task = None
+        try:
+            self._wake()
+            following = self._next()
+        except BaseException as error:
+            self.hub.throw(error)  # not this task's
+            raise
+        if following is not task:
+            (self.hub if following is None else following.greenlet).switch()
         if not task.process.alive:
             self._woken.pop(task, None)
             raise Killed
 
     def _push(self, at: float, event: Task | Timer | None) -> None:
-        heapq.heappush(self._queue, (at, self.random.random(), next(self._numbers), event))
+        heapq.heappush(self._queue, (at, self._draw(), next(self._numbers), event))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum, auto
-from functools import partial
+from functools import cache, partial
 from unittest import mock
 
 import msgspec
@@ -50,6 +50,7 @@ WAKE_SECONDS = 0.05
 OTHERS_TAKE_OVER_SECONDS = SESSION_SECONDS + 0.5
 REST_SECONDS = 120.0
 """How long it may take after the last fault until everything is at rest."""
+NO_FATE: tuple[float, tuple[Fate, ...]] = (0.0, ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +116,8 @@ class Place:
     stopping: bool = False
     start_at: float = 0.0
     visits: dict[tuple[Step, Edge], int] = field(default_factory=dict)
+    aimed: dict[tuple[Step, Edge], list[AimedFault]] = field(default_factory=dict)
+    """Of the plan, those that are aimed at it."""
 
     def end(self) -> None:
         self.stopping = True
@@ -131,6 +134,24 @@ class Outcome:
     messages: int
     switches: int
     timeline: str
+
+
+@cache
+def settings(batch: int) -> Settings:
+    """They look at the environment, which takes longer than a request or two."""
+    return Settings(
+        kafka=KafkaSettings(
+            session_timeout_seconds=SESSION_SECONDS,
+            transaction_timeout_seconds=TRANSACTION_SECONDS,
+        ),
+        database=DatabaseSettings(url=SecretStr("postgresql://simulated/")),
+        group_id=GROUP,
+        instance=INSTANCE,
+        batch_max_messages=batch,
+        batch_max_seconds=0.5,
+        halt_recheck_seconds=2.0,
+        topic_check_seconds=3.0,
+    )
 
 
 class Simulation:
@@ -151,6 +172,9 @@ class Simulation:
         taken.execute("INSERT INTO once (n) VALUES (%s)", (simulated.TAKEN,))
         taken.close()
         self.places = [Place(number) for number in range(self.plan.slots)]
+        for fault in self.plan.aimed:
+            aimed = self.places[fault.slot].aimed
+            aimed.setdefault((fault.step, fault.edge), []).append(fault)
         self.audit = Audit(self.broker, self.server, self.plan.partitions, GROUP)
         self.broker.watch = self.audit.sample
         self.server.standby = self._committed
@@ -158,19 +182,7 @@ class Simulation:
         self.may_halt: set[str] = set()
         """The reasons that something has given."""
         self.bugs: list[str] = []
-        self.settings = Settings(
-            kafka=KafkaSettings(
-                session_timeout_seconds=SESSION_SECONDS,
-                transaction_timeout_seconds=TRANSACTION_SECONDS,
-            ),
-            database=DatabaseSettings(url=SecretStr("postgresql://simulated/")),
-            group_id=GROUP,
-            instance=INSTANCE,
-            batch_max_messages=self.plan.batch,
-            batch_max_seconds=0.5,
-            halt_recheck_seconds=2.0,
-            topic_check_seconds=3.0,
-        )
+        self.settings = settings(self.plan.batch)
         self._left = len(self.plan.arrivals)
         self._to_come = sum(each.kind == "restore" for each in self.plan.timed)
         self._calm = False
@@ -254,7 +266,8 @@ class Simulation:
         offsets = self._append(arrival, values)
         if arrival.transaction != "aborted":
             self.audit.arrived(arrival.partition, offsets, values)
-        self.timeline.add("producer", f"{INPUT}/{arrival.partition}: {arrival}")
+        if self.timeline.on:
+            self.timeline.add("producer", f"{INPUT}/{arrival.partition}: {arrival}")
 
     def _append(self, arrival: Arrival, values: list[bytes]) -> list[int]:
         if arrival.transaction == "none":
@@ -368,7 +381,7 @@ class Simulation:
                 return Fate.HELD
             self._fail_over()
             return Fate.REPLY_LOST
-        rate, fates = self.plan.fates.get(request.name, (0.0, ()))
+        rate, fates = self.plan.fates.get(request.name, NO_FATE)
         if self._calm or request.process is OUTSIDE or self.time.random.random() >= rate:
             fate = Fate.ARRIVES
         else:
@@ -446,11 +459,12 @@ class Simulation:
 
     def _at_edge(self, place: Place, process: Process, step: Step, edge: Edge) -> None:
         """A fault that is aimed at this edge befalls the process here."""
-        key = step, edge
-        visit = place.visits[key] = place.visits.get(key, 0) + 1
-        for fault in self.plan.aimed:
-            at = (fault.slot, fault.step, fault.edge, fault.visit)
-            if at == (place.number, step, edge, visit) and not self._calm:
+        faults = place.aimed.get((step, edge))
+        if faults is None:
+            return
+        visit = place.visits[step, edge] = place.visits.get((step, edge), 0) + 1
+        for fault in faults:
+            if fault.visit == visit and not self._calm:
                 self._befall(fault, process)
 
     def _befall(self, fault: AimedFault, process: Process) -> None:

@@ -47,27 +47,33 @@ class Told:
     def committed(
         self, partitions: int, handled: int, outputs: int, dead_letters: int, seconds: float
     ) -> None:
-        self._say(f"batch: {handled} handled, {outputs} outputs, {dead_letters} dead letters")
+        self._say("batch: {} handled, {} outputs, {} dead letters", handled, outputs, dead_letters)
 
     def doubted(self, reason: str, partitions: Collection[Partition]) -> None:
-        self._say(f"doubt of {_names(partitions)}: {reason}")
+        self._say("doubt of {}: {}", _Names(partitions), reason)
 
     def decided(self, partition: Partition, decision: object) -> None:
-        self._say(f"{partition}: {decision}")
+        self._say("{}: {}", partition, decision)
 
     def entered(self, report: Report) -> None:
-        more = f" ({report.reason}: {report.detail})" if report.reason else ""
-        self._say(f"{report.partition} is {report.state}{more}")
+        more = " ({}: {})" if report.reason else ""
+        self._say("{} is {}" + more, report.partition, report.state, report.reason, report.detail)
 
     def assigned(self, partitions: Collection[Partition]) -> None:
-        self._say(f"assigned {_names(partitions)}")
+        self._say("assigned {}", _Names(partitions))
 
     def noted(self, event: str, **fields: object) -> None:
-        self._say(f"{event} {fields}")
+        self._say("{} {}", event, fields)
 
-    def _say(self, what: str) -> None:
-        self._timeline.add(self._who, what)
+    def _say(self, what: str, *values: object) -> None:
+        """Formatted only if somebody will read it."""
+        if self._timeline.on:
+            self._timeline.add(self._who, what.format(*values))
 
 
-def _names(partitions: Collection[Partition]) -> str:
-    return ", ".join(str(each) for each in sorted(partitions)) or "nothing"
+class _Names:
+    def __init__(self, partitions: Collection[Partition]) -> None:
+        self._partitions = partitions
+
+    def __str__(self) -> str:
+        return ", ".join(str(each) for each in sorted(self._partitions)) or "nothing"

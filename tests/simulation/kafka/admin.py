@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from confluent_kafka import (
     OFFSET_INVALID,
@@ -64,6 +63,22 @@ class GroupOffsets(NamedTuple):
 
 class ConfigEntry(NamedTuple):
     value: str
+
+
+class Future(Generic[T]):
+    """One that is done; those of ``concurrent.futures`` cost locks, which nobody needs here."""
+
+    def __init__(self, value: T | None = None, error: BaseException | None = None) -> None:
+        self._value: Any = value
+        self._error = error
+
+    def result(self, timeout: float | None = None) -> T:
+        if self._error is not None:
+            raise self._error
+        return self._value  # type: ignore[no-any-return]
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        return self._error
 
 
 class AdminClient:
@@ -152,16 +167,14 @@ class AdminClient:
         return GroupOffset(topic, number, found.offset, found.metadata, None)
 
     def _ask(self, name: str, serve: Callable[[], T], timeout: float) -> Future[T]:
-        future: Future[T] = Future()
         try:
-            future.set_result(self._connection.call(name, serve, timeout))
+            return Future(self._connection.call(name, serve, timeout))
         except RequestLost:
-            future.set_exception(failure(KafkaError._TRANSPORT, f"{name}: connection lost"))
+            return Future(error=failure(KafkaError._TRANSPORT, f"{name}: connection lost"))
         except RequestTimedOut:
-            future.set_exception(timed_out(name))
+            return Future(error=timed_out(name))
         except Refused as refusal:
-            future.set_exception(failure(refusal.code))
-        return future
+            return Future(error=failure(refusal.code))
 
     def _ask_each(
         self, name: str, keys: Sequence[Any], serve: Callable[[Any], T], timeout: float
@@ -176,15 +189,12 @@ class AdminClient:
 
         answer = self._ask(name, lambda: [attempt(key) for key in keys], timeout)
         error = answer.exception()
-        futures: dict[Any, Future[T]] = {}
-        for at, key in enumerate(keys):
-            future = futures[key] = Future()
-            found = error if error is not None else answer.result()[at]
-            if isinstance(found, BaseException):
-                future.set_exception(found)
-            else:
-                future.set_result(found)
-        return futures
+        if error is not None:
+            return {key: Future(error=error) for key in keys}
+        return {
+            key: Future(error=found) if isinstance(found, BaseException) else Future(found)
+            for key, found in zip(keys, answer.result(), strict=True)
+        }
 
 
 def _offset(log: PartitionLog, asked: int, committed: bool) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from psycopg import errors
@@ -24,6 +25,24 @@ _RAISE = re.compile(
 )
 
 
+@lru_cache(maxsize=1024)
+def _isolation(command: Command) -> str | None:
+    """That BEGIN names; read once for each text."""
+    return next((each for each in ISOLATIONS if command.has(*each.split())), None)
+
+
+@lru_cache(maxsize=1024)
+def _setting(command: Command) -> tuple[str, str, bool]:
+    """Name and value of SET, and whether it is local; read once for each text."""
+    tokens = [token for token in command.tokens[1:] if not token.is_("=", "to", "session")]
+    is_local = tokens[0].is_("local")
+    given = tokens[is_local:]
+    if len(given) != 2 or given[0].text in ("role", "transaction"):
+        raise UnknownStatement(str(command))
+    value = given[1].raw if given[1].value is None else given[1].value
+    return given[0].text, str(value), is_local
+
+
 class Commands:
     """Runs them for one session."""
 
@@ -41,8 +60,7 @@ class Commands:
         session = self._session
         if session.is_explicit:
             return "BEGIN"
-        found = [each for each in ISOLATIONS if command.has(*each.split())]
-        session.begin(is_explicit=True, isolation=found[0] if found else None)
+        session.begin(is_explicit=True, isolation=_isolation(command))
         return "BEGIN"
 
     _start = _begin
@@ -83,13 +101,8 @@ class Commands:
             if command.has("immediate") and self._session.transaction is not None:
                 self.check_deferred(self._session.transaction)
             return "SET CONSTRAINTS"
-        tokens = [token for token in command.tokens[1:] if not token.is_("=", "to", "session")]
-        is_local = tokens[0].is_("local")
-        given = tokens[is_local:]
-        if len(given) != 2 or given[0].text in ("role", "transaction"):
-            raise UnknownStatement(str(command))
-        value = given[1].raw if given[1].value is None else given[1].value
-        self._session.settings.set(given[0].text, str(value), is_local=is_local)
+        name, value, is_local = _setting(command)
+        self._session.settings.set(name, value, is_local=is_local)
         return "SET"
 
     def check_deferred(self, transaction: Transaction) -> None:

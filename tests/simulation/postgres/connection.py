@@ -143,11 +143,11 @@ class Connection:
             raise self._lost(name)
 
     def _answered(self, request: Request, cursors: Sequence[Cursor]) -> None:
-        left = list(request.results)
+        at = 0
         for cursor in cursors:
-            count = len(cursor.statements)
-            cursor.answered(left[:count])
-            del left[:count]
+            following = at + len(cursor.statements)
+            cursor.answered(request.results[at:following])
+            at = following
         self._status = request.status
         for text in self._session.take_notices():
             diagnostic = SimpleNamespace(severity_nonlocalized="WARNING", message_primary=text)

@@ -180,7 +180,7 @@ class Copy:
     columns: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Command:
     """What is not about rows: transaction control, settings, definitions."""
 
