@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from enum import StrEnum
 from time import perf_counter
 from typing import Literal, Protocol
 
-from processor.engine.watchdog import Watchdog
+from processor.engine.watchdog import Guard, Watchdog
 
 
 class Step(StrEnum):
@@ -68,17 +67,38 @@ class Steps:
         self._fault = fault
         self._limit_seconds = limit_seconds
 
-    @contextmanager
-    def step(self, step: Step, limit_seconds: float | None = None) -> Iterator[None]:
+    def step(self, step: Step, limit_seconds: float | None = None) -> Running:
         """One step; the process ends if it hangs for longer than the limit."""
+        guard = self._watchdog.guard(step, limit_seconds or self._limit_seconds)
+        return Running(step, guard, self._timer, self._fault)
+
+
+class Running:
+    """A step under way. Its time and its end are told if it succeeds."""
+
+    __slots__ = "_fault", "_guard", "_started", "_step", "_timer"
+
+    def __init__(self, step: Step, guard: Guard, timer: Timer, fault: Fault | None) -> None:
+        self._step, self._guard, self._timer, self._fault = step, guard, timer, fault
+
+    def __enter__(self) -> None:
         fault = self._fault
         if fault is not None:
-            fault(step, "before")
-        with self._watchdog.guard(step, limit_seconds or self._limit_seconds):
-            started = perf_counter()
-            if fault is not None:
-                fault(step, "inside")
-            yield
-            self._timer.step_took(step, perf_counter() - started)
+            fault(self._step, "before")
+        self._guard.__enter__()
+        self._started = perf_counter()
         if fault is not None:
-            fault(step, "after")
+            try:
+                fault(self._step, "inside")
+            except BaseException:
+                self._guard.__exit__()
+                raise
+
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        took = perf_counter() - self._started
+        self._guard.__exit__()
+        if error is not None:
+            return
+        self._timer.step_took(self._step, took)
+        if self._fault is not None:
+            self._fault(self._step, "after")

@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 from processor.errors import Exit
 
@@ -43,16 +42,9 @@ class Watchdog:
         if self._thread is not None:
             self._thread.join()
 
-    @contextmanager
-    def guard(self, step: str, limit_seconds: float) -> Iterator[None]:
+    def guard(self, step: str, limit_seconds: float) -> Guard:
         """Guards nest: the inner one counts while it lasts."""
-        outer = self._step, self._ticks_left
-        self._ticks_left = max(2, round(limit_seconds / TICK_SECONDS))
-        self._step = step
-        try:
-            yield
-        finally:
-            self._step, self._ticks_left = outer
+        return Guard(self, step, max(2, round(limit_seconds / TICK_SECONDS)))
 
     def _watch(self) -> None:
         while not self._stop.wait(TICK_SECONDS):
@@ -60,3 +52,20 @@ class Watchdog:
             step = self._step
             if step is not None and self._ticks_left < 0:
                 self._expired(step)
+
+
+class Guard:
+    """A call under the watchdog's eyes. (A class: a generator takes longer, at each step.)"""
+
+    __slots__ = "_outer", "_step", "_ticks", "_watchdog"
+
+    def __init__(self, watchdog: Watchdog, step: str, ticks: int) -> None:
+        self._watchdog, self._step, self._ticks = watchdog, step, ticks
+
+    def __enter__(self) -> None:
+        watchdog = self._watchdog
+        self._outer = watchdog._step, watchdog._ticks_left
+        watchdog._ticks_left, watchdog._step = self._ticks, self._step
+
+    def __exit__(self, *_: object) -> None:
+        self._watchdog._step, self._watchdog._ticks_left = self._outer
