@@ -31,7 +31,8 @@ def main() -> int:
     if options.seed is not None:
         return one(options.seed, options.mutant)
     if options.mutants:
-        return mutants(options.only or list(MUTANTS), options.seeds, options.processes)
+        seeds = None if options.known else range(options.first, options.first + options.seeds)
+        return mutants(options.only or list(MUTANTS), seeds, options.processes)
     return many(options.first, options.seeds, options.processes)
 
 
@@ -43,6 +44,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--mutant", choices=sorted(MUTANTS), help="with this bug planted")
     parser.add_argument("--mutants", action="store_true", help="each bug, until a seed catches it")
+    parser.add_argument("--known", action="store_true", help="of --mutants: with known seeds only")
     parser.add_argument("--only", nargs="*", choices=sorted(MUTANTS), help="of --mutants: these")
     return parser.parse_args()
 
@@ -101,7 +103,7 @@ def _chunks(first: int, count: int) -> Iterator[range]:
         yield range(start, min(start + CHUNK, first + count))
 
 
-def mutants(names: list[str], seeds: int, processes: int) -> int:
+def mutants(names: list[str], seeds: range | None, processes: int) -> int:
     """A table: each planted bug, with the first seed that caught it."""
     missed = 0
     # A process for each: nothing of one mutant may be left when the next one begins.

@@ -23,19 +23,20 @@ def chunk(seeds: range) -> list[tuple[int, tuple[str, ...], int, float]]:
     return found
 
 
-def search(wanted: tuple[str, int]) -> tuple[int | None, int, str]:
+def search(wanted: tuple[str, range | None]) -> tuple[int | None, int, str]:
     """The first seed that catches a mutant, how many were tried, and what was seen.
 
-    :param wanted: the mutant's name, and how many seeds to try.
+    :param wanted: the mutant's name, and the seeds to try; None for the one that is known to.
     """
     name, seeds = wanted
     mutant = MUTANTS[name]
-    for seed in range(seeds):
+    seeds = seeds or range(mutant.seed, mutant.seed + 1)
+    for tried, seed in enumerate(seeds, 1):
         if mutant.needs is not None and mutant.needs not in draw(seed, DEEDS).kinds:
             continue
         with mutant.plant():
             outcome = simulate(seed)
         # A seed that fails without the mutant proves nothing about it.
         if outcome.violations and not simulate(seed).violations:
-            return seed, seed + 1, outcome.violations[0]
-    return None, seeds, ""
+            return seed, tried, outcome.violations[0]
+    return None, len(seeds), ""
