@@ -194,4 +194,6 @@ class Batches:
         elif owned.empty_from is None:
             owned.empty_from = handled.first
         owned.next_offset = handled.next
+        if handled.leader_epoch is not None:
+            owned.leader_epoch = handled.leader_epoch
         owned.doubts = owned.expired = 0

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
+from time import sleep
 from typing import Any, Protocol
 
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
@@ -25,6 +26,8 @@ from processor.engine.failures import Doubt, MemberFenced
 from processor.engine.steps import Step, Steps
 
 WAKE_TIMEOUT_SECONDS = 5.0
+VALIDATE_TIMES, VALIDATE_PAUSE_SECONDS = 100, 0.01
+"""What is assigned begins once what was assigned before has stopped."""
 
 
 class AssignmentListener(Protocol):
@@ -42,6 +45,8 @@ class Flow:
     """A partition that is being consumed: where its next message is expected."""
 
     position: int
+    epoch: int | None = None
+    """Leader epoch of the message before it, as far as known."""
     end: int | None = None
     """The end of the log, reached with nothing consumed since."""
 
@@ -137,13 +142,15 @@ class Consumer:
         if added:
             self._add(added if self._incremental else targets)
         for partition, target in targets.items():
-            self._flows[partition] = Flow(target.offset)
+            self._flows[partition] = Flow(target.offset, target.leader_epoch)
         partitions = [TopicPartition(*partition) for partition in targets]
         self._client.resume(partitions)
         self._wake(partitions)
 
     def _seek(self, target: TopicPartition) -> bool:
-        """False: the client has given the partition up, after an offset that the log lacks."""
+        """False: the client has given the partition up, after an offset that the log lacks, or has
+        not begun with it yet.
+        """
         try:
             self._client.seek(target)
         except KafkaException as error:
@@ -154,17 +161,35 @@ class Consumer:
 
     def _add(self, added: dict[Partition, TopicPartition]) -> None:
         """Give the client partitions to fetch, those that it has given up or has got before too."""
+        placed = list(added.values())
         if self._incremental:
-            self._remove(self._fetched & added.keys())
-            self._client.incremental_assign(list(added.values()))
+            again = self._fetched & added.keys()
+            if again:  # an empty change would answer a revocation that was not told yet
+                self._remove(again)
+            self._client.incremental_assign(placed)
             self._fetched |= added.keys()
-            return
-        # An eager member's assignment is told whole: what flows goes on from where it is, what is
-        # held leaves it.
-        flowing = {p: f for p, f in self._flows.items() if p not in added}
-        others = [_target(partition, flow.position) for partition, flow in flowing.items()]
-        self._client.assign([*others, *added.values()])
-        self._fetched = flowing.keys() | added.keys()
+        else:
+            # An eager member's assignment is told whole: what flows goes on from where it is, what
+            # is held leaves it.
+            flowing = {p: f for p, f in self._flows.items() if p not in added}
+            placed += [_target(p, flow.position, flow.epoch) for p, flow in flowing.items()]
+            self._client.assign(placed)
+            self._fetched = flowing.keys() | added.keys()
+        for target in placed:
+            if target.leader_epoch is not None:
+                self._validate(target)
+
+    def _validate(self, target: TopicPartition) -> None:
+        """Have the log's leader epochs compared with the target's: librdkafka does so when it is
+        sought, not when it is assigned.
+
+        :raises Doubt: when the client does not begin with it.
+        """
+        for _ in range(VALIDATE_TIMES):
+            if self._seek(target):
+                return
+            sleep(VALIDATE_PAUSE_SECONDS)
+        raise Doubt(f"the client does not begin with {target.topic}/{target.partition}")
 
     def hold(self, partitions: Collection[Partition]) -> None:
         """Stop the flow; what is in hand of these partitions is dropped."""
@@ -183,7 +208,7 @@ class Consumer:
         """An idle step set H to the log's end."""
         flow = self._flows.get(partition)
         if flow is not None:
-            flow.position = position
+            flow.position, flow.epoch = position, None
 
     def close(self) -> None:
         with self._steps.step(Step.CLOSE):
@@ -247,7 +272,7 @@ class Consumer:
                 fetched.doubtful[found.partition] = f"offset {offset} came after {at}"
                 return
             at = offset
-        flow.position = at + 1
+        flow.position, flow.epoch = at + 1, found.messages[-1].leader_epoch()
         if flow.end is not None and flow.end <= at:
             flow.end = None
         fetched.slices.append(found)

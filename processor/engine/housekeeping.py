@@ -133,6 +133,7 @@ class Housekeeping:
         for each, end in ends:
             each.empty_from = each.next_offset if each.empty_from is None else each.empty_from
             each.next_offset = end
+            each.leader_epoch = None
             self._consumer.moved(each.partition, end)
 
     def _send_offsets(self, running: Sequence[Owned]) -> None:

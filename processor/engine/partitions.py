@@ -55,6 +55,8 @@ class Owned:
     row: Row | None = None
     next_offset: int = 0
     """H."""
+    leader_epoch: int | None = None
+    """Of the last message before H; None where H has moved past it without one."""
     sent_offset: int = 0
     """The last K that was sent and not doubted."""
     published_offset: int = 0

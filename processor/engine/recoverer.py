@@ -265,6 +265,7 @@ class Recoverer:
             each.next_offset = each.sent_offset = each.published_offset = row.next_offset
             ours = read_metadata(committed.metadata)
             each.token_in_k = ours[1] if ours else None
+            each.leader_epoch = row.leader_epoch
             each.empty_from = None
             each.truncated = each.refused = False
             each.waiting_since = 0.0

@@ -206,8 +206,10 @@ class Worker:
         due = self._partitions.due(self._clock.now(), State.BACKING_OFF)
         for owned in due:
             self._partitions.move(owned, State.RUNNING)
-        if due:
-            self.consumer.start({o.partition: (o.next_offset, None) for o in due})
+        try:
+            self.consumer.start({o.partition: (o.next_offset, o.leader_epoch) for o in due})
+        except Doubt as doubt:
+            self._doubt(doubt, [each.partition for each in due])
 
     def _recover(self) -> None:
         """One pass over the partitions whose recovery is due."""

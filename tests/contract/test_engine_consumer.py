@@ -77,3 +77,39 @@ def read(world: World, consumer: Consumer, partition: Partition, sprung: Sprung)
 
     world.wait_until(turn, WAIT_SECONDS, "the end of the log")
     return offsets
+
+
+@pytest.mark.parametrize("before", ["new", "held"])
+def test_a_log_that_does_not_fit_the_leader_epoch_of_h_is_told(world: World, before: str) -> None:
+    """Whether the client is given the partition (``new``) or has it already and is sought."""
+    world = world.sibling()
+    world.member.leave()
+    topic = world.new_topic("epochs")
+    world.append(topic, [b"v"] * 10)
+    epoch = world.refill(topic, keep=3, values=[b"w"] * 10)
+    partition = Partition(topic, 0)
+    consumer = Consumer(world.clients(breakable=False), [topic], Nobody(), 100, 10**9, free_steps())
+    consumer.subscribe()
+    truncated: set[Partition] = set()
+    brought: list[int] = []
+
+    def turn() -> bool:
+        fetched = consumer.fetch(0.05)
+        truncated.update(fetched.truncated)
+        brought.extend(m.offset() for each in fetched.slices for m in each.messages)
+        return bool(truncated or brought)
+
+    def owned() -> bool:
+        consumer.fetch(0.05)
+        return partition in consumer.owned
+
+    try:
+        world.wait_until(owned, WAIT_SECONDS, "the assignment")
+        if before == "held":
+            consumer.start({partition: (9, None)})
+            consumer.hold([partition])
+        consumer.start({partition: (5, epoch)})
+        world.wait_until(turn, WAIT_SECONDS, "a message or an error")
+    finally:
+        consumer.close()
+    assert (truncated, brought) == ({partition}, [])

@@ -34,6 +34,7 @@ API_KEYS = {
     "TxnOffsetCommit": 28,
 }
 SEVER_AFTER_SECONDS = 0.2
+NO_SUCH_EPOCH = 99
 HELD_ANSWER_SECONDS = 10.0
 
 _numbers = itertools.count(1)
@@ -120,6 +121,10 @@ class KafkaWorld(World):
     def settled(self, topic: str) -> list[Message]:
         wait_settled(self._admin, topic)
         return read_to_end(self._servers(False), topic)
+
+    def refill(self, topic: str, keep: int, values: Sequence[bytes]) -> int:
+        """One node loses nothing; but an epoch that its log has never had ends where it begins."""
+        return NO_SUCH_EPOCH
 
     def now(self) -> float:
         return time.monotonic()

@@ -136,6 +136,11 @@ class SimulatedWorld(World):
         self.wait_until(self.broker.settled, READ_SECONDS, "the end of all transactions")
         return self.broker.visible(topic)
 
+    def refill(self, topic: str, keep: int, values: Sequence[bytes]) -> int:
+        self.broker.truncate(topic, 0, keep)
+        self.append(topic, values)
+        return 0
+
     def now(self) -> float:
         return self._scheduler.now()
 

@@ -163,6 +163,12 @@ class World(ABC):
         committed: Committed = found[0]
         return committed
 
+    @abstractmethod
+    def refill(self, topic: str, keep: int, values: Sequence[bytes]) -> int:
+        """Partition 0 loses what is behind its first records, and gets others; returns a leader
+        epoch of which the log has nothing there any more.
+        """
+
     # Time
 
     @abstractmethod
