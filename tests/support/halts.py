@@ -1,8 +1,8 @@
 """One service whose partitions are brought, each by itself, into a row of the recovery table.
 
 The states are made while the service is away, as the group's offsets can only be changed then: by
-Kafka's admin requests, which its tools make as well, by a plain consumer's commit where metadata is
-to be kept, and in the database.
+Kafka's own tool, by admin requests, by a plain consumer's commit where metadata is to be kept, and
+in the database.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from psycopg import sql
 
 from devstack import Kafka, Postgres, Service
+from devstack.errors import StackError
+from devstack.kafka.tools import CONSUMER_GROUPS, run_tool
 from devstack.waiting import wait_until
 from processor.engine.batch import Record, Source
 from processor.engine.outbox import seal
@@ -189,10 +191,27 @@ class Halted(Scene):
         consumer.close()
 
     def reset(self, offsets: dict[int, int]) -> None:
-        """The request by which ``kafka-consumer-groups --reset-offsets`` sets K: no metadata."""
-        places = [TopicPartition(self.acts, n, k) for n, k in offsets.items()]
-        request = [ConsumerGroupTopicPartitions(self.group, places)]
-        self._patiently(lambda: self.admin.alter_consumer_group_offsets(request)[self.group])
+        """With Kafka's own tool, which leaves no metadata."""
+        wanted = self.folder / "offsets.csv"
+        wanted.write_text("".join(f"{self.acts},{n},{k}\n" for n, k in offsets.items()))
+        told = ""
+
+        def done() -> bool:
+            nonlocal told
+            try:
+                told = run_tool(
+                    CONSUMER_GROUPS,
+                    *("--bootstrap-server", self.kafka.bootstrap_servers, "--group", self.group),
+                    *("--reset-offsets", "--from-file", str(wanted), "--execute"),
+                )
+            except StackError as error:
+                if "inactive" in str(error):
+                    return False  # it counts as active for a moment after its last member has left
+                raise
+            return True
+
+        wait_until(done, WAIT_SECONDS, "the group to be empty")
+        assert told.count(self.acts) == len(offsets), told
 
     def expire(self, partitions: Collection[int]) -> None:
         """K of these is gone, as after ``offsets.retention.minutes``.
