@@ -43,7 +43,7 @@ def runs(scene: Halted, name: str, numbers: list[int]) -> None:
         scene.row(partition),
         scene.dead_letters(partition),
     )
-    assert scene.told(partition) == numbers
+    assert scene.told(partition) == numbers, (scene.row(partition), scene.all_outputs())
 
 
 def test_row_1_cluster_changed(halted: Halted) -> None:

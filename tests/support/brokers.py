@@ -200,6 +200,7 @@ class KafkaWorld(World):
 def wait_settled(admin: AdminClient, topic: str) -> None:
     """Until every transaction on the topic has its markers: they follow EndTxn a little later."""
     numbers = admin.list_topics(topic, READ_SECONDS).topics[topic].partitions
+    assert numbers, f"{topic} has no partitions now"
 
     def ends(isolation: IsolationLevel) -> list[int]:
         request = {TopicPartition(topic, number): OffsetSpec.latest() for number in numbers}
@@ -226,6 +227,7 @@ def read_to_end(servers: str, topic: str, isolation: str = "read_committed") -> 
         }
     )
     numbers = list(consumer.list_topics(topic, READ_SECONDS).topics[topic].partitions)
+    assert numbers, f"{topic} has no partitions now"
     found: dict[int, list[Message]] = {number: [] for number in numbers}
     consumer.assign([TopicPartition(topic, number, 0) for number in numbers])
     open_ends = set(numbers)

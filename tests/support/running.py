@@ -246,6 +246,11 @@ class Scene:
                 found.append((told, message))
         return found
 
+    def all_outputs(self) -> list[str]:
+        """Of whatever source, for the message of a test that misses some."""
+        found = read_to_end(self.kafka.bootstrap_servers, self.output)
+        return [str(dict(message.headers() or [])[PROVENANCE_HEADER]) for message in found]
+
     def told(self, partition: int, topic: str | None = None) -> list[int]:
         """The numbers in Kafka, in the order in which they can be read."""
         outputs = self.outputs(partition, topic)
