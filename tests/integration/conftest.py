@@ -12,11 +12,14 @@ from tests.support.halted import arrange
 from tests.support.halts import Halted
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def halted(
     kafka: Kafka, postgres: Postgres, admin: AdminClient, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Halted]:
-    """A service that runs; each of its partitions has met one row of the table."""
+    """A service that runs; each of its partitions has met one row of the table.
+
+    One for each file: remedies take outputs away that the table's rows are judged by.
+    """
     scene = Halted(kafka, postgres, admin, tmp_path_factory.mktemp("halted"))
     try:
         arrange(scene)
