@@ -177,6 +177,7 @@ def assemble(
         settings.batch_max_messages,
         settings.batch_max_bytes,
         steps,
+        clock,
     )
     worker.recoverer = Recoverer(
         cluster,

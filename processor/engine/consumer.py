@@ -1,10 +1,5 @@
 """Assignment, consuming, pausing, seeking: the consumer client behind one door.
 
-The client fetches nothing of what the group has assigned to this member before recovery has said
-from where: an assignment is taken empty, and :meth:`Consumer.start` adds each partition at its H.
-Were it taken at once, at whatever position and paused, then the client could go there after it was
-sought to H: a look-up of the log's end outlives a seek in librdkafka, and ends in a silent jump.
-
 Every assignment callback, an empty one too, renews the group metadata's snapshot and drops what
 is in hand; nothing else ever asks for metadata, because fresher metadata would pass the broker's
 fence for a batch that was read under an older assignment.
@@ -14,20 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
-from time import sleep
 from typing import Any, Protocol
 
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
 from processor.engine.batch import Partition, Slice
 from processor.engine.clients import Clients
+from processor.engine.clock import Clock
 from processor.engine.cluster import told
 from processor.engine.failures import Doubt, MemberFenced
+from processor.engine.placing import Placing, placed_at
 from processor.engine.steps import Step, Steps
 
 WAKE_TIMEOUT_SECONDS = 5.0
-VALIDATE_TIMES, VALIDATE_PAUSE_SECONDS = 100, 0.01
-"""What is assigned begins once what was assigned before has stopped."""
 
 
 class AssignmentListener(Protocol):
@@ -72,6 +66,7 @@ class Consumer:
         max_messages: int,
         max_bytes: int,
         steps: Steps,
+        clock: Clock,
     ) -> None:
         self._listener = listener
         self._max_messages = max_messages
@@ -81,10 +76,9 @@ class Consumer:
         self._flows: dict[Partition, Flow] = {}
         self._left: list[Slice] = []
         self._owned: set[Partition] = set()
-        self._fetched: set[Partition] = set()
-        """What the client has been given to fetch, paused or not."""
         self._client = clients.consumer(self._error)
         self._incremental = clients.incremental
+        self._placing = Placing(self._client, clients.incremental, clock)
         self._topics = sorted(topics)
         self.snapshot: object = None
         """The group metadata of the last assignment callback."""
@@ -130,72 +124,23 @@ class Consumer:
 
         :raises Doubt: when the client does not take it; nothing flows that was not placed.
         """
+        if not positions:
+            return
+        targets = {p: placed_at(p, *at) for p, at in positions.items()}
+        flowing = {p: placed_at(p, f.position, f.epoch) for p, f in self._flows.items()}
         try:
-            self._start({p: _target(p, *at) for p, at in positions.items()})
+            self._placing.start(targets, flowing)
         except KafkaException as error:
             raise Doubt(f"seek: {told(error)}") from None
-
-    def _start(self, targets: dict[Partition, TopicPartition]) -> None:
-        if not targets:
-            return
-        added = {p: t for p, t in targets.items() if p not in self._fetched or not self._seek(t)}
-        if added:
-            self._add(added if self._incremental else targets)
-        for partition, target in targets.items():
-            self._flows[partition] = Flow(target.offset, target.leader_epoch)
-        partitions = [TopicPartition(*partition) for partition in targets]
-        self._client.resume(partitions)
-        self._wake(partitions)
-
-    def _seek(self, target: TopicPartition) -> bool:
-        """False: the client has given the partition up, after an offset that the log lacks, or has
-        not begun with it yet.
-        """
-        try:
-            self._client.seek(target)
-        except KafkaException as error:
-            if error.args[0].code() == KafkaError._STATE:
-                return False
-            raise
-        return True
-
-    def _add(self, added: dict[Partition, TopicPartition]) -> None:
-        """Give the client partitions to fetch, those that it has given up or has got before too."""
-        placed = list(added.values())
-        if self._incremental:
-            again = self._fetched & added.keys()
-            if again:  # an empty change would answer a revocation that was not told yet
-                self._remove(again)
-            self._client.incremental_assign(placed)
-            self._fetched |= added.keys()
-        else:
-            # An eager member's assignment is told whole: what flows goes on from where it is, what
-            # is held leaves it.
-            flowing = {p: f for p, f in self._flows.items() if p not in added}
-            placed += [_target(p, flow.position, flow.epoch) for p, flow in flowing.items()]
-            self._client.assign(placed)
-            self._fetched = flowing.keys() | added.keys()
-        for target in placed:
-            if target.leader_epoch is not None:
-                self._validate(target)
-
-    def _validate(self, target: TopicPartition) -> None:
-        """Have the log's leader epochs compared with the target's: librdkafka does so when it is
-        sought, not when it is assigned.
-
-        :raises Doubt: when the client does not begin with it.
-        """
-        for _ in range(VALIDATE_TIMES):
-            if self._seek(target):
-                return
-            sleep(VALIDATE_PAUSE_SECONDS)
-        raise Doubt(f"the client does not begin with {target.topic}/{target.partition}")
+        for partition, (offset, epoch) in positions.items():
+            self._flows[partition] = Flow(offset, epoch)
+        self._wake(positions)
 
     def hold(self, partitions: Collection[Partition]) -> None:
         """Stop the flow; what is in hand of these partitions is dropped."""
         held = [p for p in partitions if self._flows.pop(p, None) is not None]
         self._left = [rest for rest in self._left if rest.partition not in partitions]
-        self._pause(held)
+        self._placing.pause(held)
 
     def idle_end(self, partition: Partition, next_offset: int) -> int | None:
         """The log's end, if a fetch from H reached it and found nothing; else None."""
@@ -218,13 +163,13 @@ class Consumer:
         """How many messages a batch may have, by count and by the bytes they seem to need."""
         return max(1, min(self._max_messages, int(self._max_bytes / self._mean_bytes)))
 
-    def _wake(self, targets: list[TopicPartition]) -> None:
+    def _wake(self, partitions: Iterable[Partition]) -> None:
         """Ask the partitions' leaders for anything.
 
         librdkafka's broker thread sleeps up to a second when it had nothing to fetch, and neither
         seek nor resume wakes it; a request to that broker does (1,000 ms down to 3, measured).
         """
-        times = [TopicPartition(t.topic, t.partition, 0) for t in targets]
+        times = [placed_at(partition, 0) for partition in partitions]
         try:
             with self._steps.step(Step.READ_LOG):
                 self._client.offsets_for_times(times, WAKE_TIMEOUT_SECONDS)
@@ -316,12 +261,9 @@ class Consumer:
 
     def _on_assign(self, client: Any, assigned: list[TopicPartition]) -> None:
         """Take the snapshot here and nowhere else; what is fetched is for :meth:`start` to say."""
-        if self._incremental:
-            client.incremental_assign([])
-        else:
-            client.assign([])
+        self._placing.assigned()
+        if not self._incremental:
             self._owned.clear()
-            self._fetched.clear()
         self._owned |= {Partition(each.topic, each.partition) for each in assigned}
         self.snapshot = client.consumer_group_metadata()
         self._changed()
@@ -338,17 +280,9 @@ class Consumer:
         self._forget(gone)
 
     def _forget(self, gone: set[Partition]) -> None:
-        if self._incremental:
-            self._remove(gone & self._fetched)
-        else:
-            self._client.unassign()
-            self._fetched.clear()
+        self._placing.revoked(gone)
         self._owned -= gone
         self._changed()
-
-    def _remove(self, gone: set[Partition]) -> None:
-        self._client.incremental_unassign([TopicPartition(*partition) for partition in gone])
-        self._fetched -= gone
 
     def _changed(self) -> None:
         """Drop everything in hand; each partition flows again when recovery has started it."""
@@ -356,18 +290,7 @@ class Consumer:
         self._left.clear()
         flowing = list(self._flows)
         self._flows.clear()
-        self._pause(flowing)
-
-    def _pause(self, partitions: Iterable[Partition]) -> None:
-        paused = [TopicPartition(*p) for p in partitions if p in self._fetched]
-        if paused:
-            self._client.pause(paused)
-
-
-def _target(partition: Partition, offset: int, epoch: int | None = None) -> TopicPartition:
-    if epoch is None:
-        return TopicPartition(*partition, offset)
-    return TopicPartition(*partition, offset, leader_epoch=epoch)
+        self._placing.pause(flowing)
 
 
 def _of_no_partition(message: Any) -> bool:

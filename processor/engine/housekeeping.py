@@ -9,12 +9,13 @@ from processor.engine.batch import Committed, Partition, Source
 from processor.engine.cluster import Cluster, TopicFacts
 from processor.engine.consumer import Consumer
 from processor.engine.failures import DatabaseDoubt, Doubt
+from processor.engine.halts import resume_remedy
 from processor.engine.ledger import Belief, Claim, Ledger
 from processor.engine.observer import Observer
 from processor.engine.outbox import seal
 from processor.engine.partitions import Owned, Partitions, State
 from processor.engine.publisher import Publisher
-from processor.engine.recovery import Row, make_metadata, read_metadata, resume_remedy
+from processor.engine.recovery import Row, make_metadata, read_metadata
 from processor.engine.register import Register
 from processor.engine.store import NO_EPOCH, Advance, Store
 

@@ -15,6 +15,7 @@ from processor.engine.clock import Clock
 from processor.engine.cluster import UNSTABLE, Cluster, TopicFacts
 from processor.engine.consumer import Consumer
 from processor.engine.failures import ReadFailed
+from processor.engine.halts import remedy
 from processor.engine.ledger import Ledger
 from processor.engine.locked_rows import Known, LockedRows
 from processor.engine.observer import Observer
@@ -34,7 +35,6 @@ from processor.engine.recovery import (
     Wait,
     decide,
     read_metadata,
-    remedy,
 )
 
 SECOND_READING_SECONDS = 1.0

@@ -11,12 +11,12 @@ from processor.engine.batches import Batches
 from processor.engine.clock import Clock
 from processor.engine.consumer import Consumer, Fetched
 from processor.engine.failures import Doubt, MemberFenced, PublishDoubt, SessionExpired
+from processor.engine.halts import resume_remedy
 from processor.engine.housekeeping import Housekeeping, TopicReplaced
 from processor.engine.observer import Observer
 from processor.engine.partitions import Owned, Partitions, State
 from processor.engine.publisher import Publisher
 from processor.engine.recoverer import Recoverer
-from processor.engine.recovery import resume_remedy
 from processor.engine.register import Register
 from processor.engine.store import Store
 from processor.errors import Exit, SlotTaken

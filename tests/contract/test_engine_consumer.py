@@ -46,7 +46,7 @@ def test_all_is_brought_from_where_it_was_started_however_late_the_broker_answer
         world.append(topic, [b"v" * 4_000] * BATCH)
     with world.answering_slowly(request_name, LATE_SECONDS) as sprung:
         consumer = Consumer(
-            world.clients(breakable=True), [topic], Nobody(), 100, 10**9, free_steps()
+            world.clients(breakable=True), [topic], Nobody(), 100, 10**9, free_steps(), world
         )
         consumer.subscribe()
         try:
@@ -88,7 +88,9 @@ def test_a_log_that_does_not_fit_the_leader_epoch_of_h_is_told(world: World, bef
     world.append(topic, [b"v"] * 10)
     epoch = world.refill(topic, keep=3, values=[b"w"] * 10)
     partition = Partition(topic, 0)
-    consumer = Consumer(world.clients(breakable=False), [topic], Nobody(), 100, 10**9, free_steps())
+    consumer = Consumer(
+        world.clients(breakable=False), [topic], Nobody(), 100, 10**9, free_steps(), world
+    )
     consumer.subscribe()
     truncated: set[Partition] = set()
     brought: list[int] = []

@@ -11,7 +11,8 @@ from confluent_kafka.admin import AdminClient
 
 from devstack import Kafka, Postgres
 from devstack.waiting import wait_until
-from processor.engine.recovery import Halt, Row
+from processor.engine.halts import Halt
+from processor.engine.recovery import Row
 from tests.support.databases import Observed, PostgresWorld, step
 from tests.support.running import WAIT_SECONDS, Scene, numbered
 

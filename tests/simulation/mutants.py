@@ -25,6 +25,7 @@ from processor.engine.failures import DatabaseDoubt, PublishDoubt
 from processor.engine.housekeeping import Housekeeping, row_of, sent
 from processor.engine.locked_rows import Known, LockedRows
 from processor.engine.partitions import Owned, Partitions
+from processor.engine.placing import Placing, placed_at
 from processor.engine.producer import TransactionalProducer
 from processor.engine.publisher import Publisher
 from processor.engine.recoverer import Recoverer
@@ -489,7 +490,7 @@ def batch_kept_across_a_revoke() -> Patch:
         on_assign(self, client, assigned)
         kept = {p: flow for p, flow in flows.items() if p in self._owned}
         self._flows.clear()
-        self._add({p: TopicPartition(*p, flow.position) for p, flow in kept.items()})
+        self._placing.start({p: placed_at(p, flow.position) for p, flow in kept.items()}, {})
         self._flows |= kept
 
     return together(
@@ -504,7 +505,7 @@ def batch_kept_across_a_revoke() -> Patch:
 
 @mutant(seed=1)
 def dropped_without_seeking_back() -> Patch:
-    return mock.patch.object(Consumer, "_seek", return_value=True)
+    return mock.patch.object(Placing, "_seek", return_value=True)
 
 
 @mutant(seed=377)
@@ -516,7 +517,7 @@ def assigned_at_the_end() -> Patch:
         on_assign(self, client, assigned)
         client.assign([TopicPartition(t.topic, t.partition, OFFSET_END) for t in assigned])
         client.pause(assigned)
-        self._fetched = {Partition(each.topic, each.partition) for each in assigned}
+        self._placing._fetched = {Partition(each.topic, each.partition) for each in assigned}
 
     return mock.patch.object(Consumer, "_on_assign", at_the_end)
 

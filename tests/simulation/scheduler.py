@@ -260,3 +260,11 @@ class Scheduler:
 
     def _push(self, at: float, event: Task | Timer | None) -> None:
         heapq.heappush(self._queue, (at, self._draw(), next(self._numbers), event))
+
+
+class Clock:
+    """Implements the engine's ``Clock`` with virtual time."""
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        self.now = scheduler.now
+        self.sleep = scheduler.pause

@@ -34,7 +34,7 @@ from tests.simulation.network import Fate, Network, Request
 from tests.simulation.pipeline import INPUT, OUTPUT, PARTITIONS_OUT, Act, pipeline
 from tests.simulation.plan import CALM_SECONDS, AimedFault, Arrival, Plan, TimedFault, draw
 from tests.simulation.postgres import Server, State
-from tests.simulation.scheduler import OUTSIDE, Killed, Process, Scheduler, Task
+from tests.simulation.scheduler import OUTSIDE, Clock, Killed, Process, Scheduler, Task
 from tests.simulation.timeline import Timeline, Told
 
 GROUP = "simulation"
@@ -86,14 +86,6 @@ class WatchedBroker(Broker):
     def mark_group(self, group: str, producer_id: int, commit: bool) -> None:
         super().mark_group(group, producer_id, commit)
         self.watch()
-
-
-class Clock:
-    """Implements the engine's ``Clock`` with virtual time."""
-
-    def __init__(self, scheduler: Scheduler) -> None:
-        self.now = scheduler.now
-        self.sleep = scheduler.pause
 
 
 class Failover(Enum):

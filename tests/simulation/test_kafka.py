@@ -22,7 +22,7 @@ from tests.simulation.kafka.consumer import Consumer
 from tests.simulation.kafka.offsets import Offset
 from tests.simulation.kafka.producer import Producer
 from tests.simulation.network import Fate, Network
-from tests.simulation.scheduler import Process, Scheduler
+from tests.simulation.scheduler import Clock, Process, Scheduler
 from tests.support.engine import free_steps
 
 SESSION_SECONDS = 6.0
@@ -175,7 +175,13 @@ class TestProcesses:
 
         def run(stall_seconds: float) -> None:
             consumer = EngineConsumer(
-                world.clients("0"), ["input"], Listener(), 10, 1_000, free_steps()
+                world.clients("0"),
+                ["input"],
+                Listener(),
+                10,
+                1_000,
+                free_steps(),
+                Clock(world.time),
             )
             consumer.subscribe()
             world.time.pause(stall_seconds)

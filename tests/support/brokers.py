@@ -129,6 +129,9 @@ class KafkaWorld(World):
     def now(self) -> float:
         return time.monotonic()
 
+    def sleep(self, seconds: float) -> None:
+        time.sleep(seconds)
+
     def wait_until(self, condition: Callable[[], bool], seconds: float, what: str) -> None:
         wait_until(condition, seconds, what)
 

@@ -144,6 +144,9 @@ class SimulatedWorld(World):
     def now(self) -> float:
         return self._scheduler.now()
 
+    def sleep(self, seconds: float) -> None:
+        self._scheduler.pause(seconds)
+
     def wait_until(self, condition: Callable[[], bool], seconds: float, what: str) -> None:
         deadline = self.now() + seconds
         while not condition():

@@ -176,6 +176,10 @@ class World(ABC):
         """Seconds."""
 
     @abstractmethod
+    def sleep(self, seconds: float) -> None:
+        """Let them pass; a world is the engine's ``Clock`` too."""
+
+    @abstractmethod
     def wait_until(self, condition: Callable[[], bool], seconds: float, what: str) -> None:
         """:raises Exception: once the time is over."""
 

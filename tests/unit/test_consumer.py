@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from processor.engine.batch import Partition, Slice
+from processor.engine.clock import MonotonicClock
 from processor.engine.consumer import Consumer, Fetched
 from processor.engine.failures import Doubt, MemberFenced
 from tests.support.engine import free_steps
@@ -65,7 +66,13 @@ class Bench:
         self.clients: Any = Clients(self.client, incremental)
         self.listener = Listener()
         self.consumer = Consumer(
-            self.clients, ["input"], self.listener, max_messages, max_bytes, free_steps()
+            self.clients,
+            ["input"],
+            self.listener,
+            max_messages,
+            max_bytes,
+            free_steps(),
+            MonotonicClock(),
         )
         self.listener.consumer = self.consumer
         self.consumer.subscribe()
@@ -123,7 +130,7 @@ def test_leader_epochs_are_compared_by_a_seek_because_an_assignment_does_not() -
     bench.fetch(messages(3), messages(4))
     bench.consumer.hold([SECOND])
     bench.client.fetched.discard(SECOND)
-    bench.consumer._fetched.discard(SECOND)
+    bench.consumer._placing._fetched.discard(SECOND)
     bench.consumer.start({SECOND: (7, None)})
     assert bench.client.placed[-1] == ("input", 0, 5, messages(4)[0].leader_epoch())
 
@@ -131,7 +138,7 @@ def test_leader_epochs_are_compared_by_a_seek_because_an_assignment_does_not() -
 def test_a_client_that_does_not_begin_with_a_partition_is_a_doubt(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("processor.engine.consumer.VALIDATE_PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr("processor.engine.placing.VALIDATE_PAUSE_SECONDS", 0.0)
     bench = Bench(incremental=False)
     bench.fetch(bench.client.assigns(0))
     bench.client.refused = KafkaException(KafkaError(KafkaError._STATE))

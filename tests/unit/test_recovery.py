@@ -12,11 +12,10 @@ from hypothesis import strategies as st
 
 from processor.engine import recovery
 from processor.engine.batch import Committed, LogRange, Partition
+from processor.engine.halts import REMEDIES, Halt
 from processor.engine.recovery import (
-    REMEDIES,
     CommitOffset,
     Decision,
-    Halt,
     HaltAt,
     Intent,
     Manifest,

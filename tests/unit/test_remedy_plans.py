@@ -8,10 +8,9 @@ from typing import Any
 import pytest
 
 from processor.engine.batch import Committed, LogRange, Partition
+from processor.engine.halts import REMEDIES, Halt, remedy
 from processor.engine.recovery import (
-    REMEDIES,
     CommitOffset,
-    Halt,
     HaltAt,
     Intent,
     Manifest,
@@ -21,7 +20,6 @@ from processor.engine.recovery import (
     Row,
     decide,
     make_metadata,
-    remedy,
 )
 from processor.errors import Refused
 from processor.operations.remedies.adopt import plan_adopt

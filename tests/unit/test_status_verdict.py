@@ -35,7 +35,7 @@ ROW = Progress(
     skipped=0,
     updated_at=NOW,
 )
-REPORT = Report("in", 0, "orders:host:0", "running", None, None, None, NOW, 1.0)
+REPORT = Report("cluster", "in", 0, "orders:host:0", "running", None, None, None, NOW, 1.0)
 HALT = replace(REPORT, state="halted", reason="input-lost", remedy="processor offsets skip")
 
 

@@ -5,7 +5,8 @@ H is never lowered. What another took on itself below its K is a recorded gap.
 
 from __future__ import annotations
 
-from processor.engine.recovery import Halt, Mark, Row, mark
+from processor.engine.halts import Halt
+from processor.engine.recovery import Mark, Row, mark
 from processor.errors import Refused
 from processor.operations.remedies.values import (
     Change,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from processor.engine.recovery import Halt
+from processor.engine.halts import Halt
 from processor.operations.remedies.values import (
     Change,
     Facts,

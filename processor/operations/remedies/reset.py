@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from processor.engine.recovery import Halt, HaltAt, Wait
+from processor.engine.halts import Halt
+from processor.engine.recovery import HaltAt, Wait
 from processor.errors import Refused
 from processor.operations.remedies.values import (
     Change,

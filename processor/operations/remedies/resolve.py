@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from processor.engine.recovery import Halt, Row, tiles
+from processor.engine.halts import Halt
+from processor.engine.recovery import Row, tiles
 from processor.errors import Refused
 from processor.operations.remedies.values import (
     Change,

@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from processor.engine.batch import LogRange
+from processor.engine.halts import Halt
 from processor.engine.recovery import (
     Decision,
-    Halt,
     HaltAt,
     Intent,
     Manifest,

@@ -13,7 +13,7 @@ import psycopg
 from devstack import Postgres, StackError
 from devstack.waiting import wait_until
 from processor.engine.batch import Committed
-from processor.engine.recovery import Halt
+from processor.engine.halts import Halt
 from tests.faults.chaos.caretaker import states
 from tests.faults.chaos.offsets import Offsets
 from tests.faults.chaos.pipeline import GROUP, TOLD

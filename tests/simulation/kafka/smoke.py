@@ -20,7 +20,7 @@ from processor.settings import Kafka
 from tests.simulation.kafka.broker import Broker
 from tests.simulation.kafka.clients import SimulatedClients
 from tests.simulation.network import Network
-from tests.simulation.scheduler import Process, Scheduler
+from tests.simulation.scheduler import Clock, Process, Scheduler
 from tests.support.engine import free_steps
 
 MESSAGES = 200
@@ -33,7 +33,8 @@ class Copier:
         clients = SimulatedClients(broker, network, Kafka(), "copiers", slot)
         self.publisher = Publisher(clients, [f"{slot}:0", f"{slot}:1"], 12.0, free_steps())
         self.cluster = Cluster(clients.admin, "copiers", free_steps())
-        self.consumer = Consumer(clients, ["input"], self, 50, 1_000_000, free_steps())
+        clock = Clock(network.time)
+        self.consumer = Consumer(clients, ["input"], self, 50, 1_000_000, free_steps(), clock)
         self.recovering: set[Partition] = set()
         self.time = network.time
 

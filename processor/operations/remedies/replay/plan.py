@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from processor.engine.batch import LogRange
-from processor.engine.recovery import Halt, read_metadata
+from processor.engine.halts import Halt
+from processor.engine.recovery import read_metadata
 from processor.errors import Refused
 from processor.operations.remedies.values import Change, Facts, Plan, gap, halted, replacing
 
