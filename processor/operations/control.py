@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import getpass
-import socket
 from dataclasses import dataclass
 
+from processor.engine.batch import Partition
+from processor.engine.locked_rows import write_audit
 from processor.errors import ConfigurationError
+from processor.operations.actor import this_actor
 from processor.operations.database import Connection, session
-from processor.operations.readings import read
+from processor.operations.readings import Report, read
 from processor.settings import Settings
 
 RESUMABLE = ("handler-halt", "pipeline-error", "unknown-type", "operator-halt")
@@ -47,7 +48,7 @@ def resume(
         for (topic, partition), report in sorted(chosen.items()):
             able = report.reason in RESUMABLE
             if able and not dry_run:
-                _request(connection, group, topic, partition, str(report.reason))
+                _resume(connection, group, report)
             note = "asked to go on" if able else f"resolve it first: {report.remedy}"
             if able and dry_run:
                 note = "would be asked to go on"
@@ -56,16 +57,20 @@ def resume(
     return found
 
 
-def _request(connection: Connection, group: str, topic: str, partition: int, why: str) -> None:
-    actor = f"{getpass.getuser()}@{socket.gethostname()}"
+def ask(connection: Connection, group: str, partition: Partition, command: str, actor: str) -> int:
+    """A request to the partition's owner, ``halt`` or ``resume``; its id."""
+    found = connection.execute(
+        "INSERT INTO processor.control (group_id, topic, partition, command, requested_by)"
+        " VALUES (%s, %s, %s, %s, %s) RETURNING id",
+        (group, *partition, command, actor),
+    ).fetchone()
+    assert found is not None
+    return int(found[0])
+
+
+def _resume(connection: Connection, group: str, report: Report) -> None:
+    partition, actor = Partition(report.topic, report.partition), this_actor()
+    detail = {"reason": report.reason}
     with connection.transaction():
-        connection.execute(
-            "INSERT INTO processor.control (group_id, topic, partition, command, requested_by)"
-            " VALUES (%s, %s, %s, 'resume', %s)",
-            (group, topic, partition, actor),
-        )
-        connection.execute(
-            "INSERT INTO processor.audit (group_id, topic, partition, action, actor, detail)"
-            " VALUES (%s, %s, %s, 'resume', %s, jsonb_build_object('reason', %s::text))",
-            (group, topic, partition, actor, why),
-        )
+        ask(connection, group, partition, "resume", actor)
+        write_audit(connection, report.cluster_id, group, partition, "resume", detail, actor)

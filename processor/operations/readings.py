@@ -55,6 +55,7 @@ class Progress:
 class Report:
     """What the partition's last owner said of it."""
 
+    cluster_id: str
     topic: str
     partition: int
     slot: str
@@ -201,7 +202,7 @@ ORDER BY updated_at
 """
 
 _REPORTS = """
-SELECT topic, partition, s.slot, state, reason, detail, remedy, since,
+SELECT cluster_id, topic, partition, s.slot, state, reason, detail, remedy, since,
     extract(epoch FROM now() - seen_at)::float8 AS slot_seen_seconds
 FROM processor.partition_states s LEFT JOIN processor.slots USING (slot)
 WHERE s.group_id = %(group)s AND cluster_id = coalesce(%(cluster)s, cluster_id)

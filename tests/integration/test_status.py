@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -69,6 +71,16 @@ class World:
                 " VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s)",
                 [*self.place(partition), slot, state, reason, detail, remedy],
             )
+
+    def asked(self) -> list[tuple[Any, ...]]:
+        """The requests to owners, each with its row of the audit."""
+        with psycopg.connect(self.database) as connection:
+            return connection.execute(
+                "SELECT command, partition, requested_by, actor, a.cluster_id, detail"
+                " FROM processor.control c LEFT JOIN processor.audit a"
+                " USING (group_id, topic, partition) WHERE group_id = %s",
+                (self.group,),
+            ).fetchall()
 
     def outbox(self, row: int, partition: int, first: int, end: int) -> None:
         source = Source("id", partition, LINEAGE, first, end)
@@ -142,6 +154,27 @@ def test_all_halted_has_its_own_exit_code(world: World, run: CommandLine) -> Non
         world.row(partition, 8, 8)
         world.report(partition, "halted", "input-lost", "d", "r")
     assert run("status", "--group", world.group).code == 5
+
+
+def test_a_resume_is_for_halts_that_end_by_a_word(world: World, run: CommandLine) -> None:
+    world.report(0, "halted", "handler-halt", "the switch is off", "processor resume")
+    world.report(1, "halted", "input-lost", "the log begins at 9", "processor offsets skip")
+    dry = run("resume", "--group", world.group, "--dry-run", "--json")
+    assert [each["requested"] for each in dry.json] == [False, False]
+    assert world.asked() == []
+    done = run("resume", "--group", world.group, "--json")
+    assert [each["requested"] for each in done.json] == [True, False]
+    assert done.json[1]["note"] == "resolve it first: processor offsets skip"
+    [(command, partition, actor, *audited)] = world.asked()
+    assert (command, partition) == ("resume", 0)
+    assert actor.endswith(f"@{socket.gethostname()}")
+    assert audited == [actor, world.cluster_id, {"reason": "handler-halt"}]
+
+
+def test_what_is_not_halted_is_not_resumed(world: World, run: CommandLine) -> None:
+    world.report(0, "running")
+    found = run("resume", "--group", world.group, "--partition", f"{world.topic}/0")
+    assert (found.code, "is not halted" in found.error) == (2, True)
 
 
 def test_a_broken_invariant_is_a_bad_verdict(world: World, run: CommandLine) -> None:

@@ -10,7 +10,7 @@ from processor.engine.housekeeping import OPERATOR_HALT
 from processor.engine.locked_rows import LockedRows, intent_json, write_audit
 from processor.engine.outbox import seal
 from processor.engine.recovery import Row
-from processor.operations.control import RESUMABLE
+from processor.operations.control import RESUMABLE, ask
 from processor.operations.remedies.values import Change, Facts, Plan, Range
 
 
@@ -29,17 +29,6 @@ def write(
     write_audit(connection, cluster_id, group, partition, plan.action, plan.detail, actor)
     if facts.reason in RESUMABLE:
         ask(connection, group, partition, "resume", actor)
-
-
-def ask(connection: Connection, group: str, partition: Partition, command: str, actor: str) -> int:
-    """A request to the partition's owner; its id."""
-    found = connection.execute(
-        "INSERT INTO processor.control (group_id, topic, partition, command, requested_by)"
-        " VALUES (%s, %s, %s, %s, %s) RETURNING id",
-        (group, *partition, command, actor),
-    ).fetchone()
-    assert found is not None
-    return int(found[0])
 
 
 def _insert(rows: LockedRows, facts: Facts, plan: Plan) -> None:

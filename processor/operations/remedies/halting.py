@@ -8,7 +8,7 @@ from processor.engine.batch import Partition
 from processor.engine.database import Database
 from processor.engine.locked_rows import write_audit
 from processor.errors import Refused
-from processor.operations.remedies.change import ask
+from processor.operations.control import ask
 from processor.operations.remedies.look import Look
 
 ACKNOWLEDGE_SECONDS = 15.0

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
-import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +19,7 @@ from processor.engine.observer import NullObserver
 from processor.engine.steps import Steps
 from processor.engine.watchdog import Watchdog
 from processor.errors import Refused, Unreachable
+from processor.operations.actor import this_actor
 from processor.operations.broker import Broker
 from processor.operations.database import url_of
 from processor.operations.remedies.change import write
@@ -55,7 +54,7 @@ class Remedies:
     def __init__(self, settings: Settings, group: str, actor: str | None = None) -> None:
         self.settings = settings
         self.group = group
-        self.actor = actor or f"{getpass.getuser()}@{socket.gethostname()}"
+        self.actor = actor or this_actor()
         self.steps = Steps(Watchdog(), NullObserver(), faults.from_environment())
         self.database = Database(
             settings.database,
