@@ -28,9 +28,9 @@ class Halting:
         self._actor = actor
 
     def ensure(self, partition: Partition) -> bool:
-        """True when a halt was asked for, and has been acknowledged.
+        """True when a halt was asked for, and has been acknowledged and reported.
 
-        :raises Refused: when the owner lives and does not answer.
+        :raises Refused: when the owner lives and does not answer; it is not to halt any more then.
         """
         report = self._look.report(partition)
         if not report.live or report.state == "halted":
@@ -45,7 +45,13 @@ class Halting:
                 f"{partition}: its owner {report.slot} was asked to halt it and did not answer"
                 f" within {ACKNOWLEDGE_SECONDS:g} s; try again, or stop the service"
             )
-        self._reported(partition)
+        if not self._reported(partition):
+            self.release(partition)
+            raise Refused(
+                f"{partition}: its owner {report.slot} took the halt and did not report it within"
+                f" {ACKNOWLEDGE_SECONDS:g} s, so it was told to go on; look at processor status,"
+                " and try again, or stop the service"
+            )
         return True
 
     def release(self, partition: Partition) -> None:
@@ -65,13 +71,14 @@ class Halting:
             withdrawn = connection.execute(_WITHDRAW, (request,))
         return withdrawn.rowcount == 0
 
-    def _reported(self, partition: Partition) -> None:
+    def _reported(self, partition: Partition) -> bool:
         """The owner reports the halt a moment after it has acknowledged it."""
         deadline = time.monotonic() + ACKNOWLEDGE_SECONDS
         while time.monotonic() < deadline:
             if self._look.report(partition).state == "halted":
-                return
+                return True
             time.sleep(POLL_SECONDS)
+        return False
 
 
 _ACKNOWLEDGED = "SELECT acknowledged FROM processor.control WHERE id = %s"
