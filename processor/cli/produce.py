@@ -8,24 +8,21 @@ topic that its events belong to.
 from __future__ import annotations
 
 import signal
-import sys
 import threading
-import time
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from processor.cli.options import Json
-from processor.cli.output import note, print_json
+from processor.cli.output import print_json
+from processor.cli.progress import sending_bar
 from processor.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from processor.cli.sending import Progress, Record, Summary
-
-PLAIN_PROGRESS_SECONDS = 5.0
+    from processor.cli.sending import Record, Summary
 
 
 def produce(
@@ -65,7 +62,7 @@ def produce(
         raise ConfigurationError(f"{generator!r} names no topic of its own; add --topic")
     require_topic(configured, target)
     sender = Sender(configured, target)
-    with stop_on_signals() as stop, progress_bar(count) as progress:
+    with stop_on_signals() as stop, sending_bar(count) as progress:
         summary = send(islice(source, count or None), sender, Pace(rate), stop, progress)
     if as_json:
         print_json(summary)
@@ -160,50 +157,3 @@ def stop_on_signals() -> Iterator[threading.Event]:
         yield stop
     finally:
         restore()
-
-
-def progress_bar(count: int) -> AbstractContextManager[Progress]:
-    """On a terminal a bar on stderr, else a line every few seconds."""
-    return _bar(count) if sys.stderr.isatty() else nullcontext(_lines(count))
-
-
-@contextmanager
-def _bar(count: int) -> Iterator[Progress]:
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        SpinnerColumn,
-        TextColumn,
-        TimeElapsedColumn,
-    )
-    from rich.progress import Progress as Display
-
-    columns = (
-        SpinnerColumn(),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]:,.0f}/s"),
-        TimeElapsedColumn(),
-    )
-    with Display(*columns, console=Console(stderr=True), transient=True) as display:
-        task = display.add_task("", total=count or None, rate=0.0)
-        began = time.monotonic()
-
-        def show(sent: int) -> None:
-            rate = sent / max(time.monotonic() - began, 0.001)
-            display.update(task, completed=sent, rate=rate)
-
-        yield show
-
-
-def _lines(count: int) -> Progress:
-    last = time.monotonic()
-
-    def show(sent: int) -> None:
-        nonlocal last
-        if time.monotonic() - last >= PLAIN_PROGRESS_SECONDS:
-            last = time.monotonic()
-            note(f"{sent:,} of {count:,} events sent" if count else f"{sent:,} events sent")
-
-    return show

@@ -5,20 +5,17 @@ Each shows its plan and changes nothing; with ``--yes`` it does it. docs/remedie
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import closing
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from processor.cli.options import Group, Json, OptionalReference, Reference, find_group, find_place
-from processor.cli.output import note, print_json
-from processor.errors import ConfigurationError, Exit
+from processor.cli.options import Group, Json, OptionalReference, Reference
+from processor.cli.remedying import chosen, opened, plain, require_position, run, tell
+from processor.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from processor.engine.batch import Partition
-    from processor.operations.remedies import Outcome, Planner, Remedies
+    from processor.operations.remedies import Planner, Remedies
     from processor.operations.remedies.values import Facts
     from processor.pipeline import Pipeline
 
@@ -35,8 +32,6 @@ Discard = Annotated[
     bool,
     typer.Option("--discard-outputs", help="Give up outputs that Kafka may lack."),
 ]
-
-Build = Callable[["Remedies", "Pipeline | None", "Facts"], "Planner"]
 
 
 def add_to(offsets: typer.Typer, outbox: typer.Typer) -> None:
@@ -72,9 +67,9 @@ def adopt(
     from processor.operations.remedies.adopt import ACTION, plan_adopt
 
     reasons = ("foreign-offsets", "foreign-lineage", "cluster-changed")
-    _position("--at", at)
+    require_position("--at", at)
     planner = partial(plan_adopt, at=at, discard=discard_outputs)
-    _run(ACTION, pipeline, group, partition, reasons, _plain(planner), yes, actor, as_json)
+    run(ACTION, pipeline, group, partition, reasons, plain(planner), yes, actor, as_json)
 
 
 def resolve(
@@ -105,7 +100,7 @@ def resolve(
         return partial(plan_resolve, published=remedies.published(list(loaded.outputs), facts))
 
     reasons = ("unknown-publication", "outbox-damaged")
-    _run(ACTION, pipeline, group, partition, reasons, build, yes, actor, as_json)
+    run(ACTION, pipeline, group, partition, reasons, build, yes, actor, as_json)
 
 
 def restore(
@@ -120,7 +115,7 @@ def restore(
     from processor.operations.remedies.restore import ACTION, plan_restore
 
     reasons = ("offsets-rewound",)
-    _run(ACTION, pipeline, group, partition, reasons, _plain(plan_restore), yes, actor, as_json)
+    run(ACTION, pipeline, group, partition, reasons, plain(plan_restore), yes, actor, as_json)
 
 
 def reset(
@@ -145,9 +140,9 @@ def reset(
     """
     from processor.operations.remedies.reset import ACTION, plan_reset
 
-    _position("--to", to)
+    require_position("--to", to)
     planner = partial(plan_reset, to=to, discard=discard_outputs)
-    _run(ACTION, pipeline, group, partition, (), _plain(planner), yes, actor, as_json)
+    run(ACTION, pipeline, group, partition, (), plain(planner), yes, actor, as_json)
 
 
 def skip(
@@ -168,12 +163,12 @@ def skip(
     """Leave out what the log has lost (input-lost, log-truncated), or what nobody can handle."""
     from processor.operations.remedies.skip import ACTION, plan_skip
 
-    _position("--to", to)
+    require_position("--to", to)
     if to is not None and not partition:
         raise ConfigurationError("--to is of one log: name it with --partition TOPIC/N")
     reasons = ("input-lost", "log-truncated")
-    planner = _plain(partial(plan_skip, to=to))
-    _run(ACTION, pipeline, group, partition, reasons, planner, yes, actor, as_json)
+    planner = plain(partial(plan_skip, to=to))
+    run(ACTION, pipeline, group, partition, reasons, planner, yes, actor, as_json)
 
 
 def accept_recreated(
@@ -192,10 +187,10 @@ def accept_recreated(
     """Read on in a topic that was deleted and made again (topic-recreated)."""
     from processor.operations.remedies.recreated import ACTION, plan_recreated
 
-    _position("--at", at)
+    require_position("--at", at)
     reasons = ("topic-recreated",)
-    planner = _plain(partial(plan_recreated, at=at, discard=discard_outputs))
-    _run(ACTION, pipeline, group, partition, reasons, planner, yes, actor, as_json)
+    planner = plain(partial(plan_recreated, at=at, discard=discard_outputs))
+    run(ACTION, pipeline, group, partition, reasons, planner, yes, actor, as_json)
 
 
 def replay_effects(
@@ -226,16 +221,15 @@ def replay_effects(
     """
     from processor import settings
     from processor.operations.loading import load_pipeline
-    from processor.operations.remedies import Remedies
     from processor.operations.remedies.replay.plan import ACTION
     from processor.operations.remedies.replay.run import Options, Replaying
 
     configured = settings.load()
     loaded = load_pipeline(pipeline)
     name = configured.group_id or loaded.name
-    with closing(Remedies(configured, name, actor)) as remedies:
+    with opened(configured, name, actor) as remedies:
         replaying = Replaying(remedies, loaded, Options(start, accept_differences))
-        places = _places(remedies, partition, ("database-history-lost",))
+        places = chosen(remedies, partition, ("database-history-lost",))
         found = replaying.run(places, do=yes)
     tell(name, ACTION, found, yes, as_json)
 
@@ -258,71 +252,5 @@ def discard(
     """Give up outputs by name: those of a damaged or missing row, or of one that Kafka refuses."""
     from processor.operations.remedies.discard import ACTION, plan_discard
 
-    planner = _plain(partial(plan_discard, first=first, end=to))
-    _run(ACTION, pipeline, group, [partition], (), planner, yes, actor, as_json)
-
-
-def _plain(planner: Planner) -> Build:
-    """A remedy for which nothing has to be read beforehand."""
-    return lambda *_: planner
-
-
-def _run(
-    action: str,
-    reference: str | None,
-    group: str | None,
-    named: Sequence[str] | None,
-    reasons: Sequence[str],
-    build: Build,
-    yes: bool,
-    actor: str | None,
-    as_json: bool,
-) -> None:
-    """For the named partitions, or for all that halted for one of these reasons."""
-    from processor import settings
-    from processor.operations.remedies import Remedies
-
-    configured = settings.load()
-    name, loaded = find_group(configured, reference, group)
-    with closing(Remedies(configured, name, actor)) as remedies:
-        places = _places(remedies, named, reasons)
-        found = remedies.run(action, places, partial(build, remedies, loaded), do=yes)
-    tell(name, action, found, yes, as_json)
-
-
-def _places(
-    remedies: Remedies, named: Sequence[str] | None, reasons: Sequence[str]
-) -> list[Partition]:
-    from processor.engine.batch import Partition
-
-    if named:
-        return [Partition(*find_place(text)) for text in named]
-    return [place for place, reason in remedies.halted() if reason in reasons]
-
-
-def tell(name: str, action: str, found: Sequence[Outcome], yes: bool, as_json: bool) -> None:
-    """:raises typer.Exit: with 1 when anything was refused."""
-    if as_json:
-        print_json(found)
-    elif not found:
-        typer.echo(f"{name}: no partition is halted for what {action} is for")
-    for each in found if not as_json else ():
-        place = f"{each.topic}/{each.partition}"
-        if each.refused:
-            note(f"refused: {each.refused}")
-        for line in each.says:
-            typer.echo(f"{place}: {line}")
-        if each.done:
-            typer.echo(f"{place}: done; its owner carries it out")
-    if any(each.refused is None for each in found) and not yes:
-        note("nothing was changed: --yes does it")
-    if any(each.refused for each in found):
-        raise typer.Exit(Exit.VERDICT)
-
-
-def _position(option: str, given: Any) -> None:
-    """:raises ConfigurationError: for what is no position."""
-    if given is None or given in ("earliest", "latest"):
-        return
-    if not (given.isascii() and given.isdecimal()):
-        raise ConfigurationError(f"{option} {given!r}: give an offset, earliest or latest")
+    planner = plain(partial(plan_discard, first=first, end=to))
+    run(ACTION, pipeline, group, [partition], (), planner, yes, actor, as_json)

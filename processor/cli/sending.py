@@ -6,13 +6,14 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Producer
 
 from processor.cli.output import note
+from processor.cli.progress import Sent
 from processor.errors import ConfigurationError, Exit, ProcessorError, Unreachable
 from processor.operations.broker import Broker
 from processor.operations.database import PATIENCE_SECONDS
@@ -20,8 +21,6 @@ from processor.settings import Settings
 
 Record = tuple[bytes | None, bytes | None]
 """A key and a value."""
-Progress = Callable[[int], None]
-"""Takes how many records have been sent."""
 
 DELIVERY_TIMEOUT_SECONDS = 30.0
 FLUSH_SLACK_SECONDS = 5.0
@@ -149,7 +148,7 @@ def send(
     sender: Sender,
     pace: Pace,
     stop: threading.Event,
-    progress: Progress,
+    progress: Sent,
 ) -> Summary:
     """Send records at their pace until they end, one fails, or somebody asks to stop.
 
@@ -187,7 +186,7 @@ def _paced(
     sender: Sender,
     pace: Pace,
     stop: threading.Event,
-    progress: Progress,
+    progress: Sent,
 ) -> Iterator[Record]:
     """The records, each not before its time; none any more after a failure or a wish to stop."""
     began = time.monotonic()

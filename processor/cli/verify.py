@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import sys
-import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from processor.cli.options import Json, Reference
 from processor.cli.output import note, print_json, print_table
+from processor.cli.progress import progress_bar
 
 if TYPE_CHECKING:
-    from rich.progress import Progress as Display
-    from rich.progress import TaskID
-
-    from processor.operations.verify import Progress, Report
+    from processor.operations.verify import Report
     from processor.operations.verify.report import PartitionReport
-
-PLAIN_PROGRESS_SECONDS = 5.0
 
 COLUMNS = (
     "topic",
@@ -132,57 +124,3 @@ def _explain(each: PartitionReport) -> None:
             f"{place} recorded: {recorded.action} by {recorded.actor}"
             f" at {recorded.at:%Y-%m-%d %H:%M:%S}{f' ({detail})' if detail else ''}"
         )
-
-
-def progress_bar() -> AbstractContextManager[Progress]:
-    """On a terminal a bar on stderr, else a line every few seconds."""
-    return _bar() if sys.stderr.isatty() else nullcontext(_Lines())
-
-
-@contextmanager
-def _bar() -> Iterator[Progress]:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Display
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("offsets"),
-        TimeRemainingColumn(),
-    )
-    with Display(*columns, console=Console(stderr=True), transient=True) as display:
-        yield _Bar(display)
-
-
-class _Bar:
-    """One bar for each stage."""
-
-    def __init__(self, display: Display) -> None:
-        self._display = display
-        self._task: TaskID | None = None
-
-    def stage(self, what: str, offsets: int) -> None:
-        self._task = self._display.add_task(f"reading {what}", total=offsets)
-
-    def moved(self, offsets: int) -> None:
-        if self._task is not None:
-            self._display.advance(self._task, offsets)
-
-
-class _Lines:
-    """A line now and then, for logs."""
-
-    def __init__(self) -> None:
-        self._what, self._total, self._done = "", 0, 0
-        self._told = time.monotonic()
-
-    def stage(self, what: str, offsets: int) -> None:
-        self._what, self._total, self._done = what, offsets, 0
-
-    def moved(self, offsets: int) -> None:
-        self._done += offsets
-        if time.monotonic() - self._told >= PLAIN_PROGRESS_SECONDS:
-            self._told = time.monotonic()
-            note(f"{self._what}: {self._done:,} of {self._total:,} offsets read")

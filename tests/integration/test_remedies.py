@@ -8,6 +8,8 @@ states are made in ``tests/support/halted.py``.
 from __future__ import annotations
 
 import itertools
+import json
+import sys
 from typing import Any
 
 import pytest
@@ -18,6 +20,7 @@ from tests.support.commands import Finished
 from tests.support.halts import NUMBERS, REFERENCE, H, Halted
 from tests.support.pipelines import Act
 from tests.support.running import WAIT_SECONDS, numbered
+from tests.support.terminal import at_terminal
 
 OFFSETS = "offsets"
 KILLED = -9
@@ -262,6 +265,28 @@ class TestReplayEffects:
         assert 4 not in halted.effects(partition)
         remedy(halted, "replay differs", "replay-effects", "--accept-differences")
         goes_on(halted, "replay differs", [*NUMBERS, 4])
+
+
+@pytest.mark.parametrize(
+    ("action", "name", "stages"),
+    [
+        ("resolve", "resolve tells", ["reading the outputs"]),
+        ("replay-effects", "replay tells", ["reading the outputs", "handling again"]),
+    ],
+)
+def test_who_waits_at_a_terminal_sees_how_far_it_is(
+    halted: Halted, action: str, name: str, stages: list[str]
+) -> None:
+    """On stderr, which is a terminal; what is piped is the answer and nothing else."""
+    partition = halted.of(name)
+    place = halted.place(partition)
+    halted.wait_state(partition, "halted")
+    arguments = (OFFSETS, action, REFERENCE, "--partition", place, "--yes", "--json")
+    out, drawn = at_terminal([sys.executable, "-m", "processor", *arguments], halted.environment())
+    [outcome] = json.loads(out)
+    assert outcome["done"], drawn
+    for stage in stages:
+        assert f"{place}: {stage}" in drawn
 
 
 CRASHES: list[tuple[str, list[str], list[int], list[int]]] = [

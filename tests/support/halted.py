@@ -24,6 +24,7 @@ REMEDIES = (
     "replay", "replay without row", "replay differs", "crash adopt", "crash resolve",
     "crash restore", "crash skip", "crash discard", "crash replay",
     "crash replay known", "reset", "crash reset", "handler halt", "resolve trimmed",
+    "resolve tells", "replay tells",
 )  # fmt: skip
 CRASHES = ("end.before=crash", "clear-intent.before=crash", "clear-intent.after=crash")
 EMPTY = ("start moved", "control records")
@@ -63,7 +64,7 @@ def in_kafka(scene: Halted) -> None:
     """The group's offsets, as Kafka's tools leave them, or committed with metadata."""
     scene.expire(
         all_of(scene, "expired", "expired with outputs", "resolve found", "resolve unpublished",
-               "resolve word", "crash resolve", "resolve trimmed")
+               "resolve word", "resolve tells", "crash resolve", "resolve trimmed")
     )  # fmt: skip
     scene.reset(
         {
@@ -119,7 +120,7 @@ def in_postgres(scene: Halted) -> None:
     floors(scene)
     for number in all_of(scene, "rolled back", "replay differs", "crash replay"):
         scene.roll_back(number, 1, known=False)
-    for number in all_of(scene, "replay", "crash replay known"):
+    for number in all_of(scene, "replay", "replay tells", "crash replay known"):
         scene.roll_back(number, 1, known=True)
     scene.sql(0, "verified_offset = NULL", topic=scene.batches)
 
@@ -129,7 +130,7 @@ def floors(scene: Halted) -> None:
     for number in all_of(
         scene, "expired with outputs", "resolve found", "resolve word", "hole", "damage",
         "resolve hole", "discard", "crash discard", "crash resolve", "adopt outputs",
-        "resolve trimmed",
+        "resolve tells", "resolve trimmed",
     ):  # fmt: skip
         scene.sql(number, "published_offset = 0")
     scene.sql(scene.of("restore outputs"), "published_offset = 2")

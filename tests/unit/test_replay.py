@@ -8,6 +8,7 @@ import pytest
 
 from processor.engine.batch import Handled, Partition, Record, Slice
 from processor.engine.outbox import Provenance
+from processor.operations.progress import Silent
 from processor.operations.remedies.replay.compare import Comparison, Outputs
 from processor.operations.remedies.replay.feed import Feed
 
@@ -77,6 +78,14 @@ class Message:
         return self._offset
 
 
+class Told(Silent):
+    def __init__(self) -> None:
+        self.moves: list[int] = []
+
+    def moved(self, offsets: int) -> None:
+        self.moves.append(offsets)
+
+
 def fed(feed: Feed, runs: list[list[int]], most: int) -> list[tuple[int, list[int]]]:
     """The slices, from messages that come in runs."""
     slices = []
@@ -102,6 +111,13 @@ def test_a_batch_handler_gets_the_same_batches_again() -> None:
     feed = Feed(PARTITION, 0, 9, before, batches=True)
     runs = [[0, 1], [2, 4], [5, 6, 7], [8]]
     assert fed(feed, runs, 100) == [(0, [0, 1, 2]), (3, [4, 5]), (6, [6, 7]), (8, [8])]
+
+
+def test_what_was_handled_is_told_and_not_what_was_read() -> None:
+    told = Told()
+    feed = Feed(PARTITION, 0, 9, Outputs(0), batches=False, progress=told)
+    fed(feed, [[0, 1, 2], [5]], 2)
+    assert told.moves == [2, 1, 3]
 
 
 def test_what_lies_below_the_start_is_not_compared() -> None:

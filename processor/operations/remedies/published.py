@@ -6,11 +6,13 @@ from collections.abc import Callable, Iterable, Sequence
 
 from confluent_kafka import Message
 
+from processor.engine.batch import Partition
 from processor.engine.outbox import PROVENANCE_HEADER, Provenance, read_provenance
 from processor.errors import ConfigurationError
 from processor.operations.broker import Broker, Place
+from processor.operations.progress import SILENT, Progress
 from processor.operations.remedies.resolve import Published
-from processor.operations.verify.scan import Scan
+from processor.operations.scan import Scan
 from processor.settings import Settings
 
 Take = Callable[[Place, Message, Provenance], None]
@@ -20,24 +22,31 @@ class OutputTopics:
     """Reads a group's output topics whole, committed records only."""
 
     def __init__(
-        self, settings: Settings, group: str, broker: Broker, topics: Sequence[str]
+        self,
+        settings: Settings,
+        group: str,
+        broker: Broker,
+        topics: Sequence[str],
+        progress: Progress = SILENT,
     ) -> None:
         self._settings = settings
         self._group = group
         self._broker = broker
         self._topics = topics
+        self._progress = progress
 
-    def read(self, topic_id: str, partition: int, lineage: str, take: Take) -> None:
+    def read(self, topic_id: str, partition: Partition, lineage: str, take: Take) -> None:
         """Hand over each output that says it is of this history of this partition.
 
         Up to the high watermarks of this moment; transactions that are open there are waited for.
 
         :raises ConfigurationError: for an output topic that does not exist.
         """
-        wanted = (topic_id, partition, lineage)
+        wanted = (topic_id, partition.number, lineage)
+        ranges = {topic: self._ranges(topic) for topic in self._topics}
+        offsets = sum(end - begin for each in ranges.values() for begin, end in each.values())
+        self._progress.stage(f"{partition}: reading the outputs", offsets)
         for topic in self._topics:
-            places = self._places(topic)
-            begins, ends = self._broker.log_starts(places), self._broker.log_ends(places)
 
             def sort(number: int, run: list[Message], topic: str = topic) -> None:
                 for message in run:
@@ -51,9 +60,9 @@ class OutputTopics:
                 self._settings,
                 self._group,
                 lambda place: self._broker.log_ends([place])[place],
-                lambda _: None,
+                self._progress.moved,
             )
-            scan.read(topic, {p[1]: (begins[p], ends[p]) for p in places}, sort)
+            scan.read(topic, ranges[topic], sort)
 
     def incomplete(self) -> dict[Place, str]:
         """Output partitions that may not hold all that was ever in them, and why."""
@@ -68,6 +77,11 @@ class OutputTopics:
                     found[place] = f"{name} begins at {start}"
         return found
 
+    def _ranges(self, topic: str) -> dict[int, tuple[int, int]]:
+        places = self._places(topic)
+        begins, ends = self._broker.log_starts(places), self._broker.log_ends(places)
+        return {place[1]: (begins[place], ends[place]) for place in places}
+
     def _places(self, topic: str) -> list[Place]:
         found = self._broker.topics([topic])[topic]
         if found is None:
@@ -76,7 +90,7 @@ class OutputTopics:
 
 
 def published(
-    outputs: OutputTopics, topic_id: str, partition: int, lineage: str, p: int
+    outputs: OutputTopics, topic_id: str, partition: Partition, lineage: str, p: int
 ) -> Published:
     """How far the outputs of a partition have got; ``p`` is known to be published."""
     ends: list[int] = []

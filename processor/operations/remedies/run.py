@@ -22,6 +22,7 @@ from processor.errors import Refused, Unreachable
 from processor.operations.actor import this_actor
 from processor.operations.broker import Broker
 from processor.operations.database import url_of
+from processor.operations.progress import SILENT, Progress
 from processor.operations.remedies.change import write
 from processor.operations.remedies.halting import Halting
 from processor.operations.remedies.look import Look
@@ -51,7 +52,14 @@ class Outcome:
 class Remedies:
     """The remedies of one group, over one broker and one database."""
 
-    def __init__(self, settings: Settings, group: str, actor: str | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        group: str,
+        actor: str | None = None,
+        progress: Progress = SILENT,
+    ) -> None:
+        self.progress = progress
         self.settings = settings
         self.group = group
         self.actor = actor or this_actor()
@@ -83,9 +91,9 @@ class Remedies:
         row = facts.row
         if row is None:
             return None
-        outputs = OutputTopics(self.settings, self.group, self.broker, topics)
+        outputs = OutputTopics(self.settings, self.group, self.broker, topics, self.progress)
         return published(
-            outputs, row.topic_id, facts.reading.partition.number, row.lineage, row.published_offset
+            outputs, row.topic_id, facts.reading.partition, row.lineage, row.published_offset
         )
 
     def run(

@@ -35,9 +35,10 @@ import time
 
 from processor.operations.broker import Broker
 from processor.operations.database import Notify, session, silent
+from processor.operations.progress import Progress
 from processor.operations.verify.bounds import read_bounds
 from processor.operations.verify.report import Read, Report, verdict
-from processor.operations.verify.run import Progress, Verification
+from processor.operations.verify.run import Verification
 from processor.operations.verify.scope import (
     Scope,
     chosen_topics,
@@ -48,7 +49,7 @@ from processor.operations.verify.scope import (
 from processor.pipeline import Pipeline
 from processor.settings import Settings
 
-__all__ = ["Progress", "Report", "Scope", "verify"]
+__all__ = ["Report", "Scope", "verify"]
 
 
 def verify(

@@ -3,30 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
 
 from confluent_kafka import Message
 
 from processor.errors import ConfigurationError
 from processor.operations.broker import Broker, Place
 from processor.operations.database import Connection
+from processor.operations.progress import Progress
+from processor.operations.scan import Scan
 from processor.operations.verify.bounds import Bound, Bounds, Live
 from processor.operations.verify.judge import ALWAYS, NEVER, Circumstances, judge
 from processor.operations.verify.outputs import Outputs, Work
 from processor.operations.verify.report import Book, Kind, PartitionReport
-from processor.operations.verify.scan import Scan
 from processor.operations.verify.scope import Scope
 from processor.settings import Settings
 
 Range = tuple[int, int]
-
-
-class Progress(Protocol):
-    """Is told what is read, and how far, in offsets."""
-
-    def stage(self, what: str, offsets: int) -> None: ...
-
-    def moved(self, offsets: int) -> None: ...
 
 
 class Verification:
@@ -98,7 +90,7 @@ class Verification:
     def _read_inputs(self, progress: Progress) -> None:
         places = self._existing(list(self.works))
         ranges = {place: (self.works[place].begin, self.works[place].end) for place in places}
-        progress.stage("inputs", _length(ranges))
+        progress.stage("reading the inputs", _length(ranges))
         scan = Scan(self._settings, self._group, self._log_end, progress.moved)
         for topic in sorted({topic for topic, _ in places}):
 
@@ -121,7 +113,7 @@ class Verification:
     def _read_outputs(self, ends: Mapping[Place, int], progress: Progress) -> None:
         starts = self._broker.log_starts(list(ends))
         ranges = {place: (starts[place], end) for place, end in ends.items()}
-        progress.stage("outputs", _length(ranges))
+        progress.stage("reading the outputs", _length(ranges))
         scan = Scan(self._settings, self._group, self._log_end, progress.moved)
         for topic in sorted({topic for topic, _ in ends}):
 

@@ -9,8 +9,9 @@ from confluent_kafka import Message
 
 from processor.engine.batch import Handled, Partition, Slice
 from processor.operations.broker import Broker
+from processor.operations.progress import SILENT, Progress
 from processor.operations.remedies.replay.compare import Outputs
-from processor.operations.verify.scan import Scan
+from processor.operations.scan import Scan
 from processor.settings import Settings
 
 Handle = Callable[[Slice], Handled]
@@ -20,7 +21,14 @@ class Feed:
     """Reads one partition, committed records only; ``at`` is how far it was handled."""
 
     def __init__(
-        self, partition: Partition, start: int, end: int, published: Outputs, *, batches: bool
+        self,
+        partition: Partition,
+        start: int,
+        end: int,
+        published: Outputs,
+        *,
+        batches: bool,
+        progress: Progress = SILENT,
     ) -> None:
         """:param batches: whether a batch handler takes the messages.
 
@@ -30,27 +38,34 @@ class Feed:
         self._end = end
         self._published = published
         self._batches = batches
+        self._progress = progress
         self._pending: list[Any] = []
         self.at = start
 
     def read(self, settings: Settings, group: str, broker: Broker, handle: Handle) -> None:
         """Hand over all of it; at last what is left without messages, if anything."""
         most = settings.batch_max_messages
+        self._progress.stage(f"{self._partition}: handling again", self._end - self.at)
 
         def take(_: int, run: list[Message]) -> None:
             self._pending += run
             self._drain(handle, most, last=False)
 
-        scan = Scan(settings, group, lambda place: broker.log_ends([place])[place], lambda _: None)
+        scan = Scan(settings, group, lambda place: broker.log_ends([place])[place])
         scan.read(self._partition.topic, {self._partition.number: (self.at, self._end)}, take)
         self._drain(handle, most, last=True)
         if self.at < self._end:
-            self.at = handle(Slice(self._partition, self.at, [])).next
+            self._hand(handle, [])
 
     def _drain(self, handle: Handle, most: int, *, last: bool) -> None:
         while count := self._count(most, last=last):
-            self.at = handle(Slice(self._partition, self.at, self._pending[:count])).next
+            self._hand(handle, self._pending[:count])
             self._pending = [each for each in self._pending if each.offset() >= self.at]
+
+    def _hand(self, handle: Handle, messages: list[Any]) -> None:
+        reached = handle(Slice(self._partition, self.at, messages)).next
+        self._progress.moved(reached - self.at)
+        self.at = reached
 
     def _count(self, most: int, *, last: bool) -> int:
         """How many pending messages are the next slice; 0 while that is not known."""

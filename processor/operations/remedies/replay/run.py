@@ -14,6 +14,7 @@ from processor.engine.recovery import Row
 from processor.engine.store import Advance, Store
 from processor.errors import Refused
 from processor.operations.broker import Place
+from processor.operations.progress import SILENT, Progress
 from processor.operations.remedies.published import OutputTopics
 from processor.operations.remedies.replay.batches import Batches
 from processor.operations.remedies.replay.compare import Comparison, Outputs
@@ -113,10 +114,14 @@ class Run:
             pipeline, remedies.settings, remedies.group, self._store, remedies.steps
         )
         topics = OutputTopics(
-            remedies.settings, remedies.group, remedies.broker, list(pipeline.outputs)
+            remedies.settings,
+            remedies.group,
+            remedies.broker,
+            list(pipeline.outputs),
+            remedies.progress,
         )
         self._published = Outputs(plan.start)
-        topics.read(self._topic_id, self.partition.number, plan.lineage, self._note)
+        topics.read(self._topic_id, self.partition, plan.lineage, self._note)
         self._incomplete = topics.incomplete()
         self.comparison = Comparison()
         self._row: Row | None = None
@@ -130,7 +135,7 @@ class Run:
         """
         try:
             self._row = claim(self._remedies, self._facts, self._plan)
-            self._feed(self._commit)
+            self._feed(self._commit, self._remedies.progress)
             finish(self._remedies, self._facts, self._plan, self._row, self._detail())
         finally:
             self._store.rollback()
@@ -148,13 +153,14 @@ class Run:
             self._database.close()
         return self._outcome(done=False)
 
-    def _feed(self, handle: Callable[[Slice], Handled]) -> None:
+    def _feed(self, handle: Callable[[Slice], Handled], progress: Progress = SILENT) -> None:
         feed = Feed(
             self.partition,
             self._plan.start,
             self._plan.end,
             self._published,
             batches=self._batches.is_batch(self.partition),
+            progress=progress,
         )
         feed.read(self._remedies.settings, self._remedies.group, self._remedies.broker, handle)
 

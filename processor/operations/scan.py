@@ -13,6 +13,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 from processor.errors import ConfigurationError, Unreachable
 from processor.operations.broker import Place
 from processor.operations.broker_errors import explained
+from processor.operations.progress import SILENT
 from processor.settings import Settings
 
 BATCH_MESSAGES = 10_000
@@ -26,13 +27,15 @@ Take = Callable[[int, list[Message]], None]
 """Takes messages of one partition, in order."""
 LogEnd = Callable[[Place], int]
 """The high watermark; the consumer itself, reading what is committed, tells less."""
+Moved = Callable[[int], None]
+"""Takes how many more offsets have been read."""
 
 
 class Scan:
     """Reads one topic; ``messages`` counts what was read."""
 
     def __init__(
-        self, settings: Settings, group: str, log_end: LogEnd, moved: Callable[[int], None]
+        self, settings: Settings, group: str, log_end: LogEnd, moved: Moved = SILENT.moved
     ) -> None:
         self._servers = settings.kafka.bootstrap_servers
         self._properties: dict[str, Any] = {
@@ -138,7 +141,7 @@ class _Reading:
         topic: str,
         ranges: Mapping[int, tuple[int, int]],
         take: Take,
-        moved: Callable[[int], None],
+        moved: Moved,
     ) -> None:
         self.topic = topic
         self._take = take
@@ -176,7 +179,7 @@ class _Reading:
         return (
             f"Kafka at {servers}: {self.topic}/{number} could not be read from {at} to {end} within"
             f" {STALL_SECONDS:g} s: a transaction is open there, or the broker does not answer;"
-            " verify again later"
+            " try again later"
         )
 
     def _move(self, number: int, position: int) -> None:
