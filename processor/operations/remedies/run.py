@@ -28,7 +28,7 @@ from processor.operations.remedies.halting import Halting
 from processor.operations.remedies.look import Look
 from processor.operations.remedies.published import OutputTopics, published
 from processor.operations.remedies.resolve import Published
-from processor.operations.remedies.values import Facts, Planner
+from processor.operations.remedies.values import Facts, Planner, unchanged
 from processor.revisions import require_revision
 from processor.settings import Settings
 
@@ -127,7 +127,7 @@ class Remedies:
                     pass
                 planner = prepare(facts)
             with self.look.facts(partition) as (now, rows):
-                _unchanged(facts, now)
+                unchanged(facts, now)
                 plan = planner(now)
                 write(rows, now, plan, self.cluster_id, self.group, self.actor)
         except Refused:
@@ -146,14 +146,6 @@ class Remedies:
             require_revision(self.database.connection())
         except psycopg.OperationalError as error:
             raise connection_error(error, url_of(self.settings)) from None
-
-
-def _unchanged(before: Facts, now: Facts) -> None:
-    """What was prepared is of the same row and the same K."""
-    if (before.row, before.reading.committed) != (now.row, now.reading.committed):
-        raise Refused(
-            f"{now.reading.partition} has moved meanwhile: somebody is at work on it; try again"
-        )
 
 
 @contextmanager

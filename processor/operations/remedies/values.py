@@ -112,6 +112,17 @@ def halted(facts: Facts, action: str, *reasons: Halt) -> HaltAt:
     raise Refused(f"{facts.reading.partition}: {action} is not for this: {told(facts)}")
 
 
+def unchanged(before: Facts, now: Facts) -> None:
+    """What was prepared is of the same row and the same K.
+
+    :raises Refused: when it is not.
+    """
+    if (before.row, before.reading.committed) != (now.row, now.reading.committed):
+        raise Refused(
+            f"{now.reading.partition} has moved meanwhile: somebody is at work on it; try again"
+        )
+
+
 def told(facts: Facts) -> str:
     """What recovery would do, in a few words."""
     decision, row = facts.decision, facts.row

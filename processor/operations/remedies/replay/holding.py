@@ -11,7 +11,7 @@ from processor.errors import Refused
 from processor.operations.remedies.change import write
 from processor.operations.remedies.replay.plan import ACTION, Replay
 from processor.operations.remedies.run import Remedies
-from processor.operations.remedies.values import Change, Facts, Plan, replacing
+from processor.operations.remedies.values import Change, Facts, Plan, replacing, unchanged
 
 
 def claim(remedies: Remedies, facts: Facts, plan: Replay) -> Row:
@@ -21,8 +21,7 @@ def claim(remedies: Remedies, facts: Facts, plan: Replay) -> Row:
     """
     partition, topic_id = facts.reading.partition, facts.reading.topic_id or ""
     with remedies.look.facts(partition) as (now, rows):
-        if (now.row, now.reading.committed) != (facts.row, facts.reading.committed):
-            raise Refused(f"{partition} has moved meanwhile; try again")
+        unchanged(facts, now)
         if now.row is None:
             _insert(rows, now, plan)
         found = rows.connection.execute(
