@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from processor.engine import recovery
-from processor.engine.batch import Committed, LogRange, Partition
+from processor.engine.batch import Committed, LogRange
 from processor.engine.halts import REMEDIES, Halt
 from processor.engine.recovery import (
     CommitOffset,
@@ -36,41 +36,19 @@ from processor.engine.recovery import (
     silent,
     tiles,
 )
+from tests.support.readings import (
+    EARLIER,
+    FOREIGN,
+    KNOWN,
+    LINEAGE,
+    READING,
+    ROW,
+    STALE,
+    SYSTEM,
+    TOKEN,
+)
 
-LINEAGE, TOKEN, EARLIER = "lineage", "token", "earlier"
-KNOWN = make_metadata(LINEAGE, TOKEN)
-STALE = make_metadata(LINEAGE, "of-a-lost-history")
-FOREIGN = make_metadata("another-lineage", TOKEN)
 ALIEN = ("", None, "set by a tool", "processor:", "processor:a:", "other:a:b", "processor:a:b:c")
-SYSTEM = 7_000_000_000_000_000_001
-
-ROW = Row(
-    id=1,
-    topic_id="topic-id",
-    next_offset=10,
-    published_offset=10,
-    verified_offset=10,
-    lineage=LINEAGE,
-    token=TOKEN,
-    tokens_in_k=(EARLIER, TOKEN),
-    system_identifier=SYSTEM,
-    intent=None,
-    leader_epoch=3,
-    initial_partitions=4,
-    untouched=False,
-)
-READING = Reading(
-    partition=Partition("input", 0),
-    topic_id="topic-id",
-    system_identifier=SYSTEM,
-    row=ROW,
-    older=None,
-    superseded=False,
-    other_cluster=False,
-    outbox=(),
-    committed=Committed(10, KNOWN),
-    log=LogRange(0, 20),
-)
 NOTHING = replace(READING, row=None, committed=Committed(None, None))
 SILENT = (Manifest(4, 7, 0), Manifest(7, 10, 0))
 SPEAKING = (Manifest(4, 7, 2), Manifest(7, 10, 0))

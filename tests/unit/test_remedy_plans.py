@@ -14,7 +14,6 @@ from processor.engine.recovery import (
     HaltAt,
     Intent,
     Manifest,
-    Reading,
     Republish,
     Resume,
     Row,
@@ -31,39 +30,9 @@ from processor.operations.remedies.reset import plan_reset
 from processor.operations.remedies.resolve import Published, plan_resolve
 from processor.operations.remedies.restore import plan_restore
 from processor.operations.remedies.skip import plan_skip
-from processor.operations.remedies.values import Facts, Plan
+from processor.operations.remedies.values import Facts, Plan, unchanged
+from tests.support.readings import FOREIGN, KNOWN, LINEAGE, READING, ROW, STALE, SYSTEM
 
-LINEAGE, TOKEN, SYSTEM = "lineage", "token", 7
-KNOWN = make_metadata(LINEAGE, TOKEN)
-STALE = make_metadata(LINEAGE, "lost")
-FOREIGN = make_metadata("other", TOKEN)
-ROW = Row(
-    id=1,
-    topic_id="topic-id",
-    next_offset=10,
-    published_offset=10,
-    verified_offset=10,
-    lineage=LINEAGE,
-    token=TOKEN,
-    tokens_in_k=(TOKEN,),
-    system_identifier=SYSTEM,
-    intent=None,
-    leader_epoch=1,
-    initial_partitions=4,
-    untouched=False,
-)
-READING = Reading(
-    partition=Partition("input", 0),
-    topic_id="topic-id",
-    system_identifier=SYSTEM,
-    row=ROW,
-    older=None,
-    superseded=False,
-    other_cluster=False,
-    outbox=(),
-    committed=Committed(10, KNOWN),
-    log=LogRange(0, 20),
-)
 LOG = LogRange(0, 20)
 OUTBOX = (Manifest(4, 7, 2), Manifest(7, 10, 1))
 
@@ -351,7 +320,7 @@ class TestReplay:
         with pytest.raises(Refused, match="--from"):
             plan_replay(facts(15, STALE, row=None))
         plan = plan_replay(facts(15, FOREIGN, row=None), 3)
-        assert plan == Replay(3, 15, "other", None, has_row=False)
+        assert plan == Replay(3, 15, "another-lineage", None, has_row=False)
 
     def test_what_the_log_has_lost_cannot_be_handled(self) -> None:
         with pytest.raises(Refused, match="--from 12"):
@@ -397,3 +366,23 @@ def test_a_remedy_can_be_pasted(halt: Halt) -> None:
 
 def test_facts_decide_as_recovery_does() -> None:
     assert facts().decision == decide(READING)
+
+
+class TestUnchanged:
+    def test_what_is_of_no_row_and_no_offset_may_change(self) -> None:
+        unchanged(facts(), facts(log=LogRange(3, 40), reason="another"))
+
+    @pytest.mark.parametrize(
+        "now",
+        [
+            facts(11),
+            facts(metadata=FOREIGN),
+            facts(token="of the next owner"),
+            facts(next_offset=12),
+            facts(row=None),
+        ],
+        ids=["K", "its metadata", "token", "H", "no row"],
+    )
+    def test_another_row_or_another_k_is_refused(self, now: Facts) -> None:
+        with pytest.raises(Refused, match="input/0 has moved meanwhile"):
+            unchanged(facts(), now)
