@@ -57,7 +57,7 @@ def _found() -> Iterator[str]:
 
 
 def _faketime() -> str:
-    """Only the chaos campaign uses it, and can do without."""
+    """Only the chaos campaign uses it, and can do without; the test of it says what is missing."""
     try:
         return str(parts.faketime())
     except StackError as error:

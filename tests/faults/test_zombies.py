@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 from confluent_kafka.admin import AdminClient
 
-from devstack import Kafka, Postgres
+from devstack import Kafka, Postgres, Service
 from devstack.waiting import wait_until
 from processor.errors import Exit
+from tests.support.processes import state_of
 from tests.support.running import Scene, numbered
 
 PARTITIONS = 8
@@ -26,6 +27,10 @@ STOP_SECONDS = 22
 FAULTS = ("flush.inside", "store.after", "commit.before", "commit.inside", "end.before")
 """In COPY; between compare-and-set and COMMIT; in COMMIT; between the two commits."""
 ROUNDS = 40
+
+
+def standing(service: Service) -> list[int]:
+    return [pid for pid in service.workers() if state_of(pid) == "T"]
 
 
 @pytest.mark.timeout(180)
@@ -60,7 +65,6 @@ def stand_still(scene: Scene, fired: Path) -> None:
             assert time.monotonic() < until, f"fired: {sorted(fired.iterdir())}"
             produce()
             time.sleep(0.2)
-        stopped_at = max(path.stat().st_mtime for path in fired.iterdir())
         first_stop = min(path.stat().st_mtime for path in fired.iterdir())
         produce()
         wait_until(
@@ -69,7 +73,7 @@ def stand_still(scene: Scene, fired: Path) -> None:
             "all partitions to go on without those who stand still",
         )
         assert time.time() < first_stop + STOP_SECONDS, "they stood still all the while"
-        time.sleep(max(0.0, stopped_at + STOP_SECONDS + 2 - time.time()))
+        wait_until(lambda: not standing(service), 2 * STOP_SECONDS, "all of them to wake up")
         produce()
         for partition in range(PARTITIONS):
             scene.wait_rest(partition)

@@ -17,6 +17,7 @@ from devstack import Kafka, Postgres, Service
 from devstack.waiting import wait_until
 from processor.errors import Exit
 from tests.support.pipelines import Act
+from tests.support.processes import GONE, state_of
 from tests.support.running import ROOT, WAIT_SECONDS, Scene, numbered
 
 PARTITIONS = 4
@@ -115,11 +116,7 @@ def children(pid: int) -> list[int]:
 
 
 def alive(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return False
-    return state != "Z"
+    return state_of(pid) not in (GONE, "Z")
 
 
 def two_workers(

@@ -9,7 +9,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
@@ -17,6 +16,7 @@ from devstack.waiting import wait_until
 from processor.engine import watchdog as module
 from processor.engine.watchdog import Watchdog
 from processor.errors import Exit
+from tests.support.processes import state_of
 
 TICK = 0.02
 
@@ -122,10 +122,6 @@ def test_a_process_whose_call_hangs_ends_at_once_and_says_where() -> None:
     _, errors = process.communicate(timeout=20)
     assert process.returncode == Exit.STUCK
     assert "'commit' hangs" in errors
-
-
-def state_of(pid: int) -> str:
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
 def wait_for(condition: Callable[[], bool], what: str) -> None:
