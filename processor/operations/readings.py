@@ -74,11 +74,7 @@ class Outbox:
 
     progress_id: int
     rows: int
-    outputs: int
     bytes: int
-    first_offset: int
-    next_offset: int
-    oldest: datetime
 
 
 @dataclass
@@ -210,8 +206,6 @@ ORDER BY since
 """
 
 _OUTBOX = """
-SELECT progress_id, count(*) AS rows, sum(output_count)::bigint AS outputs,
-    sum(length(payload))::bigint AS bytes, min(first_offset) AS first_offset,
-    max(next_offset) AS next_offset, min(created_at) AS oldest
+SELECT progress_id, count(*) AS rows, sum(length(payload))::bigint AS bytes
 FROM processor.outbox WHERE progress_id = ANY(%(ids)s) GROUP BY progress_id
 """

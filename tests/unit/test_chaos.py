@@ -144,7 +144,6 @@ def result(**changes: Any) -> Result:
         "samples": 100,
         "remedies": 0,
         "ends": Counter(),
-        "exit_codes": {"main": 0},
         "seconds": 60.0,
     }
     return Result(**(fields | changes))

@@ -305,7 +305,7 @@ class TestDiscard:
 class TestReplay:
     def test_from_h_to_k(self) -> None:
         plan = plan_replay(facts(15, STALE))
-        assert plan == Replay(10, 15, LINEAGE, None, has_row=True)
+        assert plan == Replay(10, 15, LINEAGE, None)
 
     def test_a_later_start_is_a_recorded_gap_and_an_earlier_one_is_h(self) -> None:
         plan = plan_replay(facts(15, STALE), 12)
@@ -320,7 +320,7 @@ class TestReplay:
         with pytest.raises(Refused, match="--from"):
             plan_replay(facts(15, STALE, row=None))
         plan = plan_replay(facts(15, FOREIGN, row=None), 3)
-        assert plan == Replay(3, 15, "another-lineage", None, has_row=False)
+        assert plan == Replay(3, 15, "another-lineage", None)
 
     def test_what_the_log_has_lost_cannot_be_handled(self) -> None:
         with pytest.raises(Refused, match="--from 12"):

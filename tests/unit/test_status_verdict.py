@@ -140,7 +140,7 @@ def test_a_floor_of_another_row_says_nothing() -> None:
 
 def test_the_outbox_is_that_of_the_row() -> None:
     made = readings((ROW, REPORT, 15))
-    made.outbox[1] = Outbox(1, 3, 12, 400, 10, 20, NOW)
+    made.outbox[1] = Outbox(1, 3, 400)
     assert (the(status(made)).outbox_rows, the(status(made)).outbox_bytes) == (3, 400)
 
 

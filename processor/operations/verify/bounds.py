@@ -55,8 +55,6 @@ class Bound:
     floor: int | None
     """P, read before K."""
     published: int
-    trusted: bool
-    """K carries the row's lineage."""
     recorded: list[Recorded] = field(default_factory=list)
     manifests: list[Manifest] = field(default_factory=list)
 
@@ -158,7 +156,7 @@ def _bound(row: Row, committed: Offset, floor: int | None) -> Bound:
     published = row.published_offset
     if trusted and committed.offset is not None:
         published = max(published, min(committed.offset, row.next_offset))
-    return Bound(row, committed, floor, published, trusted)
+    return Bound(row, committed, floor, published)
 
 
 def _rows(connection: Connection, group: str, cluster: str, inputs: Sequence[str]) -> list[Row]:

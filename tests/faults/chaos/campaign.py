@@ -87,7 +87,6 @@ class Result:
     remedies: int
     ends: Counter[str]
     """How worker processes ended that nobody had killed."""
-    exit_codes: dict[str, int]
     seconds: float
     problems: list[str] = field(default_factory=list)
     """What must not be, beside violations: a partition that halted, an end that was not reached."""
@@ -156,7 +155,7 @@ class Run:
             for watcher in (self._caretaker, self._pulse, self._sampler):
                 watcher.stop()
         problems += [f"{name} drained with {code}" for name, code in codes.items() if code]
-        return self._audited(problems, codes, seconds)
+        return self._audited(problems, seconds)
 
     def _wait_running(self) -> None:
         def all_run() -> bool:
@@ -212,7 +211,7 @@ class Run:
             for n, end in ends.items()
         )
 
-    def _audited(self, problems: list[str], codes: dict[str, int], seconds: float) -> Result:
+    def _audited(self, problems: list[str], seconds: float) -> Result:
         stage, servers = self._stage, self._stage.stack.kafka.bootstrap_servers
         self._tell("reading both stores")
         ends = self._offsets.ends(NUMBERS, range(stage.partitions))
@@ -226,7 +225,6 @@ class Run:
             samples=self._sampler.watch.judged,
             remedies=self._caretaker.remedies,
             ends=stage.ends(),
-            exit_codes=codes,
             seconds=seconds,
             problems=problems,
             halted_after_seconds=self._halted_after,

@@ -23,7 +23,6 @@ class Replay:
     """K's, which the published outputs carry."""
     left_out: tuple[int, int] | None
     """What the log has lost, or the operator gives up: a recorded gap."""
-    has_row: bool
 
     @property
     def says(self) -> tuple[str, ...]:
@@ -65,7 +64,7 @@ def plan_replay(facts: Facts, start: int | None = None) -> Replay | Plan:
     begin = max(h, start or 0)
     _in_log(facts, log, begin, k)
     left_out = (h, begin) if h < begin else None
-    return Replay(begin, k, lineage, left_out, row is not None)
+    return Replay(begin, k, lineage, left_out)
 
 
 def _token_only(facts: Facts, k: int) -> Plan:
