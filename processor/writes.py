@@ -145,8 +145,9 @@ def _merge(
     if both is None:
         return False
     old = merged.values
+    before = old.get
     try:
-        folded = {name: fold(how, old.get(name), row[name]) for name, how in operations.items()}
+        folded = {name: fold(how, before(name), row[name]) for name, how in operations.items()}
     except TypeError:
         return False
     old |= folded
@@ -201,6 +202,8 @@ def fold(operation: Operation, old: Any, new: Any) -> Any:
 
 
 def _sum(old: Any, new: Any) -> Any:
+    if type(old) is int and type(new) is int:
+        return old + new
     kinds = {type(old), type(new)}
     if not kinds <= _ADDED_ALIKE:
         raise TypeError("left to the database")

@@ -46,7 +46,7 @@ class Isolation:
             handled = start(each)
             done.append(handled)
             for index, raw in enumerate(each.messages):
-                if (index or len(done) > 1) and limits.reached(done):
+                if (index or len(done) > 1) and limits.reached(handled):
                     handled.rest = each.messages[index:]
                     break
                 decoded = self._handling.decode(raw, handled)
@@ -55,6 +55,7 @@ class Isolation:
                 if handled.stop is not None:
                     break
                 step_past(raw, handled)
+            limits.count(handled)
         return done
 
     def _one(self, decoded: Decoded, handled: Handled) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
+from functools import partial
 from time import monotonic
 from typing import Any
 
@@ -18,6 +19,8 @@ from processor.engine.outbox import PROVENANCE_HEADER, provenance
 from processor.engine.steps import Step, Steps
 
 SEND_OFFSETS_CALL = "send_offsets_to_transaction"
+PARTITION_UA = -1
+"""By the key; librdkafka's word for it."""
 ABANDON_SECONDS = 1.0
 FULL_QUEUE_SECONDS = 5.0
 
@@ -67,20 +70,17 @@ class TransactionalProducer:
         produce = self._client.produce
         with self._call(Step.SEND, "produce"):
             for entry in entries:
-                for record, source in provenance(entry):
-                    fields: dict[str, Any] = {
-                        "topic": record.topic,
-                        "key": record.key,
-                        "value": record.value,
-                        "timestamp": record.timestamp,
-                        "headers": [*record.headers, (PROVENANCE_HEADER, source)],
-                    }
-                    if record.partition is not None:
-                        fields["partition"] = record.partition
+                for (topic, key, value, headers, when, partition, _), source in provenance(entry):
+                    told_of = [*headers, (PROVENANCE_HEADER, source)]
+                    place = PARTITION_UA if partition is None else partition
                     try:
-                        produce(**fields)
+                        produce(topic, value, key, place, timestamp=when, headers=told_of)
                     except BufferError:
-                        self._wait_for_room(fields)
+                        self._wait_for_room(
+                            partial(
+                                produce, topic, value, key, place, timestamp=when, headers=told_of
+                            )
+                        )
             self._client.poll(0)
 
     def send_offsets(
@@ -135,12 +135,12 @@ class TransactionalProducer:
         """Topics whose broker said no to a record for good, rather than not answering."""
         return {topic for topic, error in self.failures if error.code() in REFUSALS}
 
-    def _wait_for_room(self, fields: dict[str, Any]) -> None:
+    def _wait_for_room(self, produce: Callable[[], object]) -> None:
         deadline = monotonic() + FULL_QUEUE_SECONDS
         while monotonic() < deadline:
             self._client.poll(0.05)
             try:
-                self._client.produce(**fields)
+                produce()
             except BufferError:
                 continue
             return

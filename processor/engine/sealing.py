@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from time import time
 from typing import Any
@@ -28,6 +28,17 @@ class Rules:
     """How far a timestamp may lie before and after the broker's clock."""
 
 
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """All that has to be known of a topic to seal an output for it."""
+
+    name: str
+    encode: Callable[[Any], bytes]
+    max_bytes: int | None
+    partitions: int | None
+    rules: Rules | None
+
+
 class Sealer:
     """Encodes outputs by their topics' codecs.
 
@@ -44,76 +55,78 @@ class Sealer:
         partitions: Mapping[str, int] | None = None,
         rules: Mapping[str, Rules] | None = None,
     ) -> None:
-        self._topics = topics
-        self._partitions = partitions or {}
-        self._rules = rules or {}
-        self._max_bytes = max_bytes
+        self._lanes = {
+            name: Lane(
+                name,
+                topic.codec.encode,
+                max_bytes.get(name),
+                (partitions or {}).get(name),
+                (rules or {}).get(name),
+            )
+            for name, topic in topics.items()
+        }
 
-    def seal(self, output: Any, offset: int | None, timestamp: int | None) -> Record:
-        """One output as the bytes that will be produced.
+    def seal(self, output: Any, offset: int | None, timestamp: int | None) -> tuple[Record, int]:
+        """One output as the bytes that will be produced, and how many they are.
 
         :raises PipelineError: for an undeclared topic, or something that is no output.
         :raises OutputTooLarge: when its topic would refuse it.
         """
         if not isinstance(output, Output):
             raise PipelineError(f"a handler yielded {type(output).__name__}, not an Output")
-        topic = self._topics.get(output.topic)
-        if topic is None:
+        lane = self._lanes.get(output.topic)
+        if lane is None:
             raise PipelineError(
                 f"topic {output.topic!r} is not declared; add it to the pipeline's outputs"
             )
         value = output.value
-        if value is not None and not isinstance(value, bytes):
-            value = topic.codec.encode(value)
+        if value is not None and type(value) is not bytes:
+            value = value if isinstance(value, bytes) else lane.encode(value)
         key = as_bytes("key", output.key)
-        headers = tuple(
-            (header_name(name), as_bytes("header value", content))
-            for name, content in output.headers
-        )
-        self._check_partition(output)
-        self._check_size(output.topic, key, value, headers)
+        headers = sealed_headers(output.headers) if output.headers else ()
+        if output.partition is not None:
+            check_partition(lane, output.partition)
+        size = size_of(key, value, headers)
+        check_size(lane, size)
         when = checked_timestamp(output.timestamp, timestamp)
-        self._check_rules(output.topic, key, when)
-        return Record(output.topic, key, value, headers, when, output.partition, offset)
+        if lane.rules is not None:
+            check_rules(lane.name, lane.rules, key, when)
+        return Record(lane.name, key, value, headers, when, output.partition, offset), size
 
-    def _check_partition(self, output: Output) -> None:
-        """A partition that does not exist would be refused after Postgres has committed."""
-        number = output.partition
-        if number is None:
-            return
-        count = self._partitions.get(output.topic)
-        if not isinstance(number, int) or number < 0 or (count is not None and number >= count):
-            raise ValueError(f"{output.topic!r} has no partition {number!r}")
 
-    def _check_rules(self, topic: str, key: bytes | None, when: int) -> None:
-        rules = self._rules.get(topic)
-        if rules is None:
-            return
-        if rules.compacted and key is None:
-            raise ValueError(f"{topic!r} is compacted: each output needs a key")
-        now = int(time() * 1_000)
-        after, before = rules.after_milliseconds, rules.before_milliseconds
-        if after is not None and when - now > after:
-            raise ValueError(f"timestamp {when} lies too far ahead for {topic!r}")
-        if before is not None and now - when > before:
-            raise ValueError(f"timestamp {when} lies too far back for {topic!r}")
+def sealed_headers(given: Iterable[tuple[Any, Any]]) -> tuple[tuple[str, bytes | None], ...]:
+    return tuple((header_name(name), as_bytes("header value", content)) for name, content in given)
 
-    def _check_size(
-        self,
-        topic: str,
-        key: bytes | None,
-        value: bytes | None,
-        headers: tuple[tuple[str, bytes | None], ...],
-    ) -> None:
-        size = size_of(key, value, headers) + RECORD_OVERHEAD_BYTES + PROVENANCE_BYTES
-        limit = self._max_bytes.get(topic)
-        if limit is not None and size > limit:
-            raise OutputTooLarge(f"an output of {size} bytes; {topic!r} takes {limit}")
+
+def check_partition(lane: Lane, number: Any) -> None:
+    """A partition that does not exist would be refused after Postgres has committed."""
+    count = lane.partitions
+    if not isinstance(number, int) or number < 0 or (count is not None and number >= count):
+        raise ValueError(f"{lane.name!r} has no partition {number!r}")
+
+
+def check_rules(topic: str, rules: Rules, key: bytes | None, when: int) -> None:
+    if rules.compacted and key is None:
+        raise ValueError(f"{topic!r} is compacted: each output needs a key")
+    after, before = rules.after_milliseconds, rules.before_milliseconds
+    if after is None and before is None:
+        return
+    now = int(time() * 1_000)
+    if after is not None and when - now > after:
+        raise ValueError(f"timestamp {when} lies too far ahead for {topic!r}")
+    if before is not None and now - when > before:
+        raise ValueError(f"timestamp {when} lies too far back for {topic!r}")
+
+
+def check_size(lane: Lane, size: int) -> None:
+    whole = size + RECORD_OVERHEAD_BYTES + PROVENANCE_BYTES
+    if lane.max_bytes is not None and whole > lane.max_bytes:
+        raise OutputTooLarge(f"an output of {whole} bytes; {lane.name!r} takes {lane.max_bytes}")
 
 
 def as_bytes(what: str, value: object) -> bytes | None:
     """:raises TypeError: for anything that is neither bytes, text nor None."""
-    if value is None or isinstance(value, bytes):
+    if isinstance(value, bytes) or value is None:
         return value
     if isinstance(value, str):
         return value.encode()

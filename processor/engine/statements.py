@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import datetime
 import decimal
+import re
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import Any, LiteralString
 
@@ -18,6 +19,7 @@ from processor.engine.database import Connection, text
 from processor.writes import CopyWrite, Operation
 
 DIALECT = PGDialect_psycopg()  # type: ignore[no-untyped-call]
+_ESCAPED = re.compile(r"[\\\n\r\t]")
 _ESCAPES = str.maketrans({"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"})
 
 
@@ -125,7 +127,8 @@ def copy_text(connection: Connection, write: CopyWrite) -> bytes:
     """The rows in COPY's text format, complete in memory before COPY begins."""
     rows = processed(write.rows, bind_processors(write.table, write.columns))
     adapt = _Adapter(connection)
-    lines = ["\t".join([_field(value, adapt) for value in row]) for row in rows]
+    columns = [_fields(column, adapt) for column in zip(*rows, strict=True)]
+    lines = map("\t".join, zip(*columns, strict=True))
     return ("\n".join(lines) + "\n").encode()
 
 
@@ -169,6 +172,16 @@ def _plain(value: object, adapt: Callable[[object], str | None]) -> str | None:
     if kind in _PLAIN:
         return str(value)
     return adapt(value)
+
+
+def _fields(column: tuple[Any, ...], adapt: Callable[[object], str | None]) -> Iterable[str]:
+    """A column at once: whole numbers and plain text, which most are, are not looked at singly."""
+    kinds = set(map(type, column))
+    if kinds == {int}:
+        return map(repr, column)
+    if kinds == {str} and not _ESCAPED.search("".join(column)):
+        return column
+    return [_field(value, adapt) for value in column]
 
 
 def _field(value: object, adapt: Callable[[object], str | None]) -> str:

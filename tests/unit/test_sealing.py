@@ -21,7 +21,9 @@ SEALER = Sealer(
 
 
 def sealed(*, topic: str = "json", value: Any = b"v", **fields: Any) -> Any:
-    return SEALER.seal(Output(topic, value=value, **fields), offset=41, timestamp=1_234)
+    record, size = SEALER.seal(Output(topic, value=value, **fields), offset=41, timestamp=1_234)
+    assert size == size_of(record.key, record.value, record.headers)
+    return record
 
 
 def test_values_go_through_their_topics_codec() -> None:
@@ -59,7 +61,7 @@ def test_source_partition_and_timestamp_are_frozen_with_the_bytes() -> None:
 
 
 def test_without_any_timestamp_it_is_now() -> None:
-    record = SEALER.seal(Output("json", value=1), None, None)
+    record, _ = SEALER.seal(Output("json", value=1), None, None)
     assert abs(record.timestamp - time.time() * 1_000) < 60_000
 
 
@@ -92,7 +94,8 @@ def test_what_its_topic_would_refuse_is_found_before_anything_is_sent(fields: An
 
 def test_a_topic_without_a_known_limit_takes_anything() -> None:
     sealer = Sealer({"json": Topic("json")}, {})
-    assert len(sealer.seal(Output("json", value=b"x" * 10_000), 1, 1).value or b"") == 10_000
+    record, _ = sealer.seal(Output("json", value=b"x" * 10_000), 1, 1)
+    assert len(record.value or b"") == 10_000
 
 
 def test_the_size_counts_key_value_and_headers() -> None:
