@@ -1,0 +1,88 @@
+"""What a contender has left behind, counted: each message below its offsets, once, nothing else."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+
+import psycopg
+from confluent_kafka import Consumer, KafkaError, TopicPartition
+
+EMPTY_SECONDS = 30.0
+
+
+def audit_outputs(servers: str, topic: str, done: Mapping[int, int]) -> list[str]:
+    """Faults of an output topic, in sentences; ``done``: how many messages of each partition."""
+    seen: dict[int, set[int]] = {number: set() for number in done}
+    extra: Counter[str] = Counter()
+    for key in keys(servers, topic):
+        partition, _, offset = key.decode().partition("-")
+        where, number = seen.setdefault(int(partition), set()), int(offset)
+        if number in where:
+            extra["doubled"] += 1
+        elif number >= done.get(int(partition), 0):
+            extra["ahead of the offsets"] += 1
+        where.add(number)
+    lost = sum(
+        done[partition] - len(where.intersection(range(done[partition])))
+        for partition, where in seen.items()
+        if partition in done
+    )
+    if lost:
+        extra["lost"] = lost
+    return [f"outputs: {count:,} {what}" for what, count in extra.items()]
+
+
+def keys(servers: str, topic: str) -> list[bytes]:
+    """Of all committed records."""
+    consumer = Consumer(
+        {
+            "bootstrap.servers": servers,
+            "group.id": "bench-audit",
+            "isolation.level": "read_committed",
+            "enable.auto.commit": False,
+            "enable.partition.eof": True,
+            "fetch.wait.max.ms": 20,
+        }
+    )
+    found: list[bytes] = []
+    try:
+        numbers = set(consumer.list_topics(topic, 10).topics[topic].partitions)
+        consumer.assign([TopicPartition(topic, number, 0) for number in numbers])
+        while numbers:
+            messages = consumer.consume(10_000, EMPTY_SECONDS if not found else 5.0)
+            if not messages:
+                raise SystemExit(f"{topic} cannot be read to its end: no figure")
+            for message in messages:
+                if message.error() is None:
+                    found.append(message.key())
+                elif message.error().code() == KafkaError._PARTITION_EOF:
+                    numbers.discard(message.partition())
+    finally:
+        consumer.close()
+    return found
+
+
+def audit_tables(connection: psycopg.Connection, done: Mapping[int, int]) -> list[str]:
+    """Faults of the rows and the counters."""
+    faults = []
+    rows = connection.execute(
+        'SELECT partition, count(*), max("offset") + 1 FROM bench.rows GROUP BY partition'
+    ).fetchall()
+    found = {partition: (count, end) for partition, count, end in rows}
+    for partition, count in done.items():
+        if found.get(partition) != (count, count):
+            faults.append(f"rows of {partition}: {found.get(partition)} instead of {count:,}")
+    faults += [
+        f"rows of {partition}, of which nothing was done"
+        for partition in found.keys() - done.keys()
+    ]
+    [sums] = connection.execute(
+        "SELECT coalesce(sum(messages), 0), coalesce(sum(amount), 0) FROM bench.counters"
+    ).fetchall()
+    expected = connection.execute(
+        "SELECT count(*), coalesce(sum(amount), 0) FROM bench.rows"
+    ).fetchone()
+    if sums != expected:
+        faults.append(f"counters: {sums} instead of {expected}")
+    return faults

@@ -1,0 +1,104 @@
+"""Who does the work: the processor, and what it is measured beside."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from devstack.process import Child
+
+END_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A program that reads BENCH_INPUT from its start as BENCH_GROUP, and writes to BENCH_OUTPUT.
+
+    It keeps the messages' keys, commits the offsets of what it has done, and ends on SIGTERM.
+    ``tables``: whether it writes rows and counters too. ``outputs``: whether it produces.
+    """
+
+    name: str
+    command: tuple[str | Path, ...]
+    tables: bool = False
+    outputs: bool = True
+    environment: Mapping[str, str] = field(default_factory=dict)
+    ours: bool = False
+    directory: Path | None = None
+
+
+def processor(work: str, name: str = "", workers: int = 1, **settings: object) -> Contender:
+    """The processor with one of the pipelines of bench/work/pipelines.py."""
+    reference = f"bench.work.pipelines:{work}"
+    return Contender(
+        name or f"processor, {work}",
+        (sys.executable, "-m", "processor", "run", reference, "--workers", str(workers)),
+        tables=work != "transform",
+        environment={f"PROCESSOR_{key.upper()}": str(value) for key, value in settings.items()},
+        ours=True,
+    )
+
+
+def floor(work: str, *, tables: bool = True, outputs: bool = True, bound: int = 2_000) -> Contender:
+    """One of the loops of bench/work/floors.py."""
+    return Contender(
+        f"{work} loop",
+        (sys.executable, "-m", "bench.work.floors", work),
+        tables=tables,
+        outputs=outputs,
+        environment={"BENCH_BOUND": str(bound)},
+    )
+
+
+class Running:
+    """A contender at work, until :meth:`end`."""
+
+    def __init__(
+        self,
+        contender: Contender,
+        environment: Mapping[str, str],
+        topics: tuple[str, str],
+        group: str,
+        log: Path,
+    ) -> None:
+        self.contender = contender
+        self.input, self.output = topics
+        self.group = group
+        self._child = Child(
+            contender.name,
+            list(contender.command),
+            log=log,
+            directory=contender.directory,
+            environment={
+                **environment,
+                "BENCH_INPUT": self.input,
+                "BENCH_OUTPUT": self.output,
+                "BENCH_GROUP": group,
+                "PROCESSOR_GROUP_ID": group,
+                "PROCESSOR_INSTANCE": "bench",
+                **contender.environment,
+            },
+        )
+
+    @property
+    def pid(self) -> int:
+        return self._child.pid
+
+    @property
+    def log(self) -> Path:
+        return self._child.log
+
+    def check(self) -> None:
+        """:raises StackError: when it has ended by itself."""
+        self._child.check()
+
+    def end(self) -> None:
+        """SIGTERM, and until it has ended: what it has begun is done then."""
+        self._child.stop(signal.SIGTERM, END_SECONDS)
+
+    def kill(self) -> None:
+        if self._child.alive:
+            self._child.kill()

@@ -1,0 +1,65 @@
+"""The messages of the benchmarks, what they become, and the tables that they are written to.
+
+A message's key names it, ``partition-offset``; outputs keep the key, so that an audit can count
+them one by one.
+"""
+
+from __future__ import annotations
+
+from msgspec import Struct
+from sqlalchemy import BigInteger, Column, Integer, MetaData, Table, Text
+
+SCHEMA = "bench"
+USERS = 1_000
+
+metadata = MetaData(schema=SCHEMA)
+
+rows = Table(
+    "rows",
+    metadata,
+    Column("partition", Integer, primary_key=True),
+    Column("offset", BigInteger, primary_key=True),
+    Column("user_id", BigInteger, nullable=False),
+    Column("amount", BigInteger, nullable=False),
+    Column("kind", Text, nullable=False),
+)
+"""One for each message."""
+
+counters = Table(
+    "counters",
+    metadata,
+    Column("user_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("messages", BigInteger, nullable=False),
+    Column("amount", BigInteger, nullable=False),
+    postgresql_with={"fillfactor": "50"},
+)
+"""One for each user."""
+
+
+class Event(Struct):
+    """The input."""
+
+    user_id: int
+    kind: str
+    amount: int
+    note: str
+
+
+class Done(Struct):
+    """The output; ``note`` makes it as large as the input."""
+
+    user_id: int
+    kind: str
+    doubled: int
+    note: str
+
+
+def event(number: int, size: int) -> Event:
+    """The number-th message of a partition, about ``size`` bytes long in JSON."""
+    overhead = 60
+    return Event(number % USERS, "purchase", number % 100, "n" * max(1, size - overhead))
+
+
+def done(event: Event) -> Done:
+    """What every contender makes of it."""
+    return Done(event.user_id, event.kind, 2 * event.amount, event.note)

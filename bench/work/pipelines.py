@@ -1,0 +1,55 @@
+"""The processor's side: one pipeline for each kind of work."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from bench.work.events import Event, counters, done, metadata, rows
+from processor import Message, Output, Pipeline, Transaction
+
+INPUT = os.environ.get("BENCH_INPUT", "bench-input")
+OUTPUT = os.environ.get("BENCH_OUTPUT", "bench-output")
+
+transform = Pipeline("bench", outputs=[OUTPUT])
+full = Pipeline("bench", outputs=[OUTPUT], tables=metadata)
+batch = Pipeline("bench", outputs=[OUTPUT], tables=metadata)
+
+
+@transform.handler(INPUT)
+def transformed(event: Event, message: Message[Any]) -> Output:
+    """Kafka to Kafka."""
+    return Output(OUTPUT, key=message.key, value=done(event))
+
+
+@full.handler(INPUT)
+def kept(event: Event, message: Message[Any], tx: Transaction) -> Output:
+    """A row, a counter and an output for each message."""
+    tx.insert(rows, row(event, message))
+    tx.upsert(counters, counter(event), add=["messages", "amount"])
+    return Output(OUTPUT, key=message.key, value=done(event))
+
+
+@batch.batch_handler(INPUT)
+def kept_together(messages: Sequence[Message[Event]], tx: Transaction) -> Iterator[Output]:
+    """The same work, by partition."""
+    for message in messages:
+        event = message.value
+        tx.insert(rows, row(event, message))
+        tx.upsert(counters, counter(event), add=["messages", "amount"])
+        yield Output(OUTPUT, key=message.key, value=done(event))
+
+
+def row(event: Event, message: Message[Any]) -> dict[str, Any]:
+    return {
+        "partition": message.partition,
+        "offset": message.offset,
+        "user_id": event.user_id,
+        "amount": event.amount,
+        "kind": event.kind,
+    }
+
+
+def counter(event: Event) -> dict[str, Any]:
+    return {"user_id": event.user_id, "messages": 1, "amount": event.amount}
