@@ -200,10 +200,21 @@ class KafkaWorld(World):
         return kafka.proxied_bootstrap_servers if breakable else kafka.bootstrap_servers
 
 
+def partition_numbers(client: Any, topic: str) -> list[int]:
+    """A broker that has just heard of a topic may know no partition of it yet."""
+    found: list[int] = []
+
+    def known() -> bool:
+        found[:] = client.list_topics(topic, READ_SECONDS).topics[topic].partitions
+        return bool(found)
+
+    wait_until(known, READ_SECONDS, f"partitions of {topic}")
+    return found
+
+
 def wait_settled(admin: AdminClient, topic: str) -> None:
     """Until every transaction on the topic has its markers: they follow EndTxn a little later."""
-    numbers = admin.list_topics(topic, READ_SECONDS).topics[topic].partitions
-    assert numbers, f"{topic} has no partitions now"
+    numbers = partition_numbers(admin, topic)
 
     def ends(isolation: IsolationLevel) -> list[int]:
         request = {TopicPartition(topic, number): OffsetSpec.latest() for number in numbers}
@@ -229,8 +240,7 @@ def read_to_end(servers: str, topic: str, isolation: str = "read_committed") -> 
             "fetch.wait.max.ms": 20,
         }
     )
-    numbers = list(consumer.list_topics(topic, READ_SECONDS).topics[topic].partitions)
-    assert numbers, f"{topic} has no partitions now"
+    numbers = partition_numbers(consumer, topic)
     found: dict[int, list[Message]] = {number: [] for number in numbers}
     consumer.assign([TopicPartition(topic, number, 0) for number in numbers])
     open_ends = set(numbers)
