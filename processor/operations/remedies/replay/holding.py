@@ -61,6 +61,10 @@ def finish(
     partition, k = facts.reading.partition, plan.end
     with remedies.look.facts(partition) as (now, rows):
         if _goes_on(now, k):
+            # K was read as k or beyond: what was handled again is not to be published.
+            where = {"progress": now.row.id if now.row else None, "k": k}
+            rows.connection.execute(_RAISE, where)
+            rows.connection.execute(_PRUNE, where)
             _audit(remedies, rows, facts, detail)
             return
         if now.row is None or (now.row.token, now.row.next_offset) != (row.token, k):
@@ -72,8 +76,10 @@ def finish(
 
 
 def _goes_on(now: Facts, k: int) -> bool:
-    row = now.row
+    row, committed = now.row, now.reading.committed.offset
     if row is None or row.next_offset < k or row.intent is not None:
+        return False
+    if committed is None or committed < k:
         return False
     return now.reason != OPERATOR_HALT and not isinstance(now.decision, HaltAt)
 
@@ -109,3 +115,10 @@ WHERE group_id = %(group)s AND cluster_id = %(cluster)s AND topic = %(topic)s
     AND topic_id = %(topic_id)s AND partition = %(partition)s
 RETURNING id, token, tokens_in_k
 """
+
+_RAISE = """
+UPDATE processor.progress SET published_offset = %(k)s WHERE id = %(progress)s
+    AND published_offset < %(k)s
+"""
+
+_PRUNE = "DELETE FROM processor.outbox WHERE progress_id = %(progress)s AND next_offset <= %(k)s"
