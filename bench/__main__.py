@@ -9,12 +9,17 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import throughput
+from bench import latency, throughput
 from bench.ground import Ground, ground
 from bench.results import Result
 
 BENCHES: dict[str, Callable[[Ground, int], Result]] = {
     "work": throughput.work,
+    "bounds": throughput.bounds,
+    "partitions": throughput.partitions,
+    "sizes": throughput.sizes,
+    "workers": throughput.workers,
+    "latency": latency.latency,
 }
 
 

@@ -1,92 +1,59 @@
-"""From produce to read_committed visibility of the output, at a steady rate.
-
-``python -m bench.latency [--rate 100] [--seconds 10] [--rounds 3]``: the processor and the
-at-least-once loop take turns on the same broker and database; medians and their ratio are printed.
-Every round is audited for the messages that it sent: a lost or doubled one is an error.
-"""
+"""From produce to read_committed visibility of the output, at steady rates."""
 
 from __future__ import annotations
 
-import argparse
 import os
-import statistics
 import subprocess
 import sys
-import tempfile
 import threading
 import time
-from collections import Counter
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from array import array
+from collections.abc import Sequence
 
-import msgspec
-import psycopg
 from confluent_kafka import Consumer, TopicPartition
 
-from devstack import Service, Stack
-from devstack.kafka.jvm import OPTIONS_VARIABLE
-from devstack.process import Child
-from pipelines.user_events import UserEventProducer
-from pipelines.user_events.handlers import PROCESSED
+from bench.contenders import Contender, Running, floor, processor
+from bench.gauge import Committed
+from bench.ground import OUTPUT_PARTITIONS, Ground
+from bench.results import Result, Series
+from bench.send import key_of
+from bench.throughput import audit
 
-REFERENCE = "pipelines.user_events:pipeline"
-SETTLE_SECONDS = 1.5
-WARM_RATE = 300
-FIRST_WARM_SECONDS, WARM_SECONDS = 120, 5
-"""A broker that has just started runs uncompiled: its steps take two to three times as long."""
-COMPILED = "-XX:TieredStopAtLevel=4"
-
-
-class _Reference(msgspec.Struct):
-    event_id: str
-
-
-@dataclass
-class Round:
-    """Latencies in milliseconds, sorted."""
-
-    milliseconds: list[float]
-
-    def quantile(self, share: float) -> float:
-        return self.milliseconds[
-            min(len(self.milliseconds) - 1, int(len(self.milliseconds) * share))
-        ]
+RATES = (100, 1_000, 10_000)
+SECONDS = 4.0
+WARM_RATE, WARM_SECONDS = 1_000, 3.0
+PARTITIONS = 12
+ARRIVE_SECONDS = 60.0
+SHARES = {"p50": 0.5, "p99": 0.99, "p99.9": 0.999}
 
 
 class Reader:
     """Notes when each output becomes visible to a read_committed consumer."""
 
-    def __init__(self, servers: str) -> None:
+    def __init__(self, servers: str, topic: str) -> None:
         self.seen: dict[str, float] = {}
-        self.count: Counter[str] = Counter()
         self._stop = threading.Event()
         self._consumer = Consumer(
             {
                 "bootstrap.servers": servers,
-                "group.id": "latency-reader",
+                "group.id": "bench-reader",
                 "isolation.level": "read_committed",
                 "enable.auto.commit": False,
                 "fetch.wait.max.ms": 20,
             }
         )
-        numbers = self._consumer.list_topics(PROCESSED, 10).topics[PROCESSED].partitions
-        ends = []
-        for number in numbers:
-            _, end = self._consumer.get_watermark_offsets(TopicPartition(PROCESSED, number), 5)
-            ends.append(TopicPartition(PROCESSED, number, end))
-        self._consumer.assign(ends)
+        self._consumer.assign([TopicPartition(topic, n, 0) for n in range(OUTPUT_PARTITIONS)])
         self._thread = threading.Thread(target=self._read, daemon=True)
         self._thread.start()
 
     def _read(self) -> None:
-        decode = msgspec.json.Decoder(_Reference).decode
         while not self._stop.is_set():
-            for message in self._consumer.consume(1, 0.05) + self._consumer.consume(1_000, 0):
+            messages = self._consumer.consume(1, 0.05)
+            messages += self._consumer.consume(10_000, 0) if messages else []
+            now = time.monotonic()
+            for message in messages:
                 if message.error() is None:
-                    event_id = decode(message.value()).event_id
-                    self.seen.setdefault(event_id, time.monotonic())
-                    self.count[event_id] += 1
+                    self.seen.setdefault(message.key().decode(), now)
 
     def close(self) -> None:
         self._stop.set()
@@ -94,124 +61,119 @@ class Reader:
         self._consumer.close()
 
 
-def measure(servers: str, rate: int, seconds: float) -> Round:
-    """Send at the rate, one message at a time; each must be seen exactly once."""
-    reader = Reader(servers)
-    try:
-        sent = _send(servers, rate, seconds)
-        deadline = time.monotonic() + 20
-        while len(reader.seen) < len(sent) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        time.sleep(0.2)
-    finally:
-        reader.close()
-    if set(reader.seen) != set(sent) or set(reader.count.values()) != {1}:
-        raise SystemExit(f"sent {len(sent)}, seen {len(reader.seen)}: no figure")
-    warm = list(sent)[len(sent) // 5 :]
-    return Round(sorted((reader.seen[i] - sent[i]) * 1_000 for i in warm))
+class Trial:
+    """One contender over topics of its own."""
 
+    def __init__(self, ground: Ground, contender: Contender) -> None:
+        self._ground = ground
+        self.contender = contender
+        self._input = ground.topic("input", PARTITIONS)
+        self._output = ground.topic("output")
+        self._group = ground.name("group")
+        self._sent = 0
+        if contender.tables:
+            ground.empty_tables()
+        self._running = Running(
+            contender,
+            ground.stack.environment,
+            (self._input, self._output),
+            self._group,
+            ground.log(self._group),
+        )
+        self._reader = Reader(ground.servers, self._output)
 
-def _send(servers: str, rate: int, seconds: float) -> dict[str, float]:
-    """When each event was sent, by its id."""
-    sent: dict[str, float] = {}
-    kinds: list[tuple[str, dict[str, Any]]] = [
-        ("page_view", {"page": "/"}),
-        ("purchase", {"amount": 5, "product": "x"}),
-    ]
-    with UserEventProducer(servers, client={"linger.ms": 0}) as producer:
-        begin = time.monotonic()
-        for number in range(int(rate * seconds)):
-            time.sleep(max(0.0, begin + number / rate - time.monotonic()))
-            kind, data = kinds[number % 2]
-            when = time.monotonic()
-            sent[str(producer.send_user_event(number % 500, kind, data))] = when
-    return sent
+    def at(self, rate: float, seconds: float) -> list[float]:
+        """Milliseconds of each message, in order of sending.
 
-
-def prepare(stack: Stack) -> dict[str, str]:
-    environment = {**stack.environment, "PROCESSOR_INSTANCE": "bench"}
-    for command in (
-        ["processor", "migrate"],
-        ["alembic", "-n", "user_events", "upgrade", "head"],
-        ["processor", "topics", "create", REFERENCE, "--partitions", "12"],
-    ):
+        :raises SystemExit: when one does not come through.
+        """
+        file = self._ground.folder / f"{self._group}-{self._sent}.sent"
+        first = self._sent
+        arguments = [self._input, PARTITIONS, first, rate, seconds, file]
         subprocess.run(
-            [sys.executable, "-m", *command],
-            env={**os.environ, **environment},
+            [sys.executable, "-m", "bench.send", *map(str, arguments)],
+            env={**os.environ, **self._ground.stack.environment},
             check=True,
-            capture_output=True,
         )
-    return environment
-
-
-def clear(stack: Stack) -> None:
-    """The other side's rows would be taken for duplicates."""
-    with psycopg.connect(stack.postgres.url) as connection:
-        connection.execute(
-            "TRUNCATE user_events.processed_events, user_events.purchases,"
-            " user_events.user_analytics"
-        )
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rate", type=int, default=100)
-    parser.add_argument("--seconds", type=float, default=10)
-    parser.add_argument("--rounds", type=int, default=3)
-    chosen = parser.parse_args()
-    os.environ[OPTIONS_VARIABLE] = COMPILED
-    with tempfile.TemporaryDirectory() as folder, Stack() as stack:
-        environment = prepare(stack)
-        servers = stack.kafka.bootstrap_servers
-        results: dict[str, list[Round]] = {"processor": [], "at least once": []}
-        for number in range(chosen.rounds):
-            log = Path(folder) / f"{number}.log"
-            with Service(REFERENCE, workers=1, log=log, environment=environment) as service:
-                settle(servers, FIRST_WARM_SECONDS if number == 0 else WARM_SECONDS)
-                results["processor"].append(measure(servers, chosen.rate, chosen.seconds))
-                service.drain()
-            clear(stack)
-            command = [sys.executable, "-m", "bench.baseline", "user-events", f"baseline-{number}"]
-            child = Child("baseline", command, log=log, environment=environment)
-            settle(servers)
-            results["at least once"].append(measure(servers, chosen.rate, chosen.seconds))
-            child.kill()
-            clear(stack)
-    return told(results, chosen.rate)
-
-
-def settle(servers: str, warm_seconds: int = WARM_SECONDS) -> None:
-    """Warm up, then wait until messages come through and nothing older follows."""
-    reader = Reader(servers)
-    try:
-        sent: set[str] = set()
-        deadline = time.monotonic() + 60
-        while not sent & set(reader.seen):
+        sent = array("d")
+        sent.frombytes(file.read_bytes())
+        self._sent += len(sent)
+        seen = self._reader.seen
+        deadline = time.monotonic() + ARRIVE_SECONDS
+        while len(seen) < self._sent:
+            self._running.check()
             if time.monotonic() > deadline:
-                raise SystemExit("no message comes through: no figure")
-            sent |= set(_send(servers, 10, 0.5))
-        _send(servers, WARM_RATE, warm_seconds)
-        count = -1
-        while count != len(reader.seen):
-            count = len(reader.seen)
-            time.sleep(SETTLE_SECONDS)
+                raise SystemExit(f"{self.contender.name}: not all came through: no figure")
+            time.sleep(0.05)
+        keys = (key_of(first + number, PARTITIONS) for number in range(len(sent)))
+        return [(seen[key] - when) * 1_000 for key, when in zip(keys, sent, strict=True)]
+
+    def end(self) -> None:
+        """:raises SystemExit: when anything was lost or doubled."""
+        self._running.end()
+        self._reader.close()
+        committed = Committed(self._ground.servers, self._group, self._input, PARTITIONS)
+        done = committed.by_partition()
+        committed.close()
+        faults = audit(self._ground, self.contender, self._output, done)
+        if sum(done.values()) != self._sent:
+            faults.append(f"offsets of {sum(done.values()):,} of {self._sent:,} messages")
+        if faults:
+            raise SystemExit(f"{self.contender.name}: {'; '.join(faults[:5])}: no figure")
+        self._ground.drop(self._input)
+        self._ground.drop(self._output)
+
+    def kill(self) -> None:
+        self._running.kill()
+
+
+def milliseconds(
+    ground: Ground, contender: Contender, rates: Sequence[float] = RATES
+) -> dict[float, list[float]]:
+    """By rate, sorted; measured one after the other on a contender that has run warm."""
+    trial = Trial(ground, contender)
+    try:
+        trial.at(WARM_RATE, contender.warm_seconds or WARM_SECONDS)
+        found = {rate: sorted(trial.at(rate, SECONDS)) for rate in rates}
+        trial.end()
     finally:
-        reader.close()
+        trial.kill()
+    for rate, each in found.items():
+        told = ", ".join(f"{name} {quantile(each, share):.1f}" for name, share in SHARES.items())
+        print(f"  {contender.name} at {rate:,.0f}/s, ms: {told}", file=sys.stderr)
+    return found
 
 
-def told(results: dict[str, list[Round]], rate: int) -> int:
-    print(f"{rate} messages/s, milliseconds from produce to visible")
-    for name, rounds in results.items():
-        for share in (0.5, 0.99):
-            values = [each.quantile(share) for each in rounds]
-            spread = f"{min(values):.1f} to {max(values):.1f}"
-            print(f"  {name:14} p{share * 100:g}: {statistics.median(values):6.1f} ({spread})")
-    pairs = zip(results["processor"], results["at least once"], strict=True)
-    ratios = [ours.quantile(0.5) / theirs.quantile(0.5) for ours, theirs in pairs]
-    spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
-    print(f"  ratio of the medians: {statistics.median(ratios):.2f} ({spread})")
-    return 0
+def quantile(ordered: Sequence[float], share: float) -> float:
+    return ordered[min(len(ordered) - 1, int(len(ordered) * share))]
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def compare(
+    name: str,
+    ground: Ground,
+    count: int,
+    contenders: Sequence[Contender],
+    rates: Sequence[float] = RATES,
+) -> Result:
+    """All contenders in turn, round by round."""
+    values: dict[str, list[float]] = {}
+    for number in range(count):
+        for contender in contenders if number % 2 == 0 else list(reversed(contenders)):
+            for rate, found in milliseconds(ground, contender, rates).items():
+                for share_name, share in SHARES.items():
+                    case = f"{contender.name}, {rate:,.0f}/s, {share_name}"
+                    values.setdefault(case, []).append(quantile(found, share))
+    series = {case: Series(tuple(each)) for case, each in sorted(values.items())}
+    return Result(name, "From produce to visible", "ms", series)
+
+
+def latency(ground: Ground, count: int) -> Result:
+    """Beside the loop that guarantees nothing."""
+    ours, floored = processor("full"), floor("at-least-once")
+    result = compare("latency", ground, count, [ours, floored])
+    for rate in RATES:
+        for share in SHARES:
+            case = f"{rate:,.0f}/s, {share}"
+            target = 2.0 if (rate, share) == (1_000, "p50") else None
+            result.ratio(f"{ours.name}, {case}", f"{floored.name}, {case}", target, at_most=True)
+    return result

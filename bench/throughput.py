@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 from bench.audit import audit_outputs, audit_tables
 from bench.contenders import Contender, Running, floor, processor
@@ -64,14 +66,9 @@ def audit(ground: Ground, contender: Contender, output: str, done: dict[int, int
     return faults
 
 
-def compared(ground: Ground, count: int, cases: dict[str, Case]) -> Result:
-    result = Result("", "", "messages/s")
-    result.series = rounds(count, list(cases), lambda name: measure(ground, cases[name]).per_second)
-    return result
-
-
-TRANSFORM = Shape(1_200_000)
-FULL = Shape(1_200_000)
+FULL = Shape(1_500_000)
+"""Longer than what anybody does in the time of a measurement."""
+BOUNDS = (1, 10, 100, 1_000, 5_000)
 
 
 def work(ground: Ground, count: int) -> Result:
@@ -84,10 +81,99 @@ def work(ground: Ground, count: int) -> Result:
         floor("at-least-once", bound=BOUND),
         floor("per-message"),
     ]
-    result = compared(ground, count, {each.name: Case(each, FULL) for each in contenders})
-    result.name, result.title = "work", f"By work, up to {BOUND:,} messages a batch"
+    cases = {each.name: Case(each, FULL) for each in contenders}
+    result = compared("work", f"By work, up to {BOUND:,} messages a batch", ground, count, cases)
+    result.series["COPY alone"] = rounds(count, ["copy"], lambda _: copied(ground))["copy"]
     result.ratio("processor, transform", "raw loop", 0.85)
     result.ratio("processor, full", "at-least-once loop", 0.90)
     result.ratio("processor, batch", "at-least-once loop", 0.90)
     result.ratio("processor, full", "per-message loop", 25)
+    result.ratio("processor, full", "COPY alone")
     return result
+
+
+def bounds(ground: Ground, count: int) -> Result:
+    """By how many messages a batch may have, the loop with the same bound beside it."""
+    cases = {}
+    for bound in BOUNDS:
+        cases[f"full, {bound:,}"] = Case(processor("full", batch_max_messages=bound), FULL)
+        cases[f"at-least-once, {bound:,}"] = Case(floor("at-least-once", bound=bound), FULL)
+    result = compared("bounds", "By messages a batch", ground, count, cases)
+    for bound in BOUNDS:
+        result.ratio(f"full, {bound:,}", f"at-least-once, {bound:,}")
+    return result
+
+
+def partitions(ground: Ground, count: int) -> Result:
+    """By partitions of the input, on one worker."""
+    shapes = {number: Shape(1_000_000, number) for number in (1, 12, 100, 1_000)}
+    cases = {f"{n:,} partitions": Case(processor("full"), shape) for n, shape in shapes.items()}
+    result = compared("partitions", "By partitions, row + counter + output", ground, count, cases)
+    for name in ("1 partitions", "100 partitions"):
+        result.ratio(name, "12 partitions")
+    result.ratio("1,000 partitions", "12 partitions", 0.5)
+    forget(ground, shapes.values())
+    return result
+
+
+def sizes(ground: Ground, count: int) -> Result:
+    """By bytes a message, the loop without any guarantee beside it."""
+    shapes = {
+        "200 B": FULL,
+        "2 kB": Shape(300_000, bytes=2_000),
+        "50 kB": Shape(24_000, bytes=50_000),
+    }
+    cases = {}
+    for name, shape in shapes.items():
+        cases[f"full, {name}"] = Case(processor("full"), shape)
+        cases[f"at-least-once, {name}"] = Case(floor("at-least-once"), shape)
+    result = compared("sizes", "By size of a message", ground, count, cases)
+    for name in shapes:
+        result.ratio(f"full, {name}", f"at-least-once, {name}")
+    forget(ground, [each for each in shapes.values() if each != FULL])
+    return result
+
+
+def workers(ground: Ground, count: int) -> Result:
+    """By workers of one service; broker and database share the machine's cores with them."""
+    cases = {f"{n} workers": Case(processor("full", workers=n), FULL) for n in (1, 2)}
+    result = compared("workers", "By workers", ground, count, cases)
+    result.ratio("2 workers", "1 workers", 1.0)
+    return result
+
+
+def compared(name: str, title: str, ground: Ground, count: int, cases: dict[str, Case]) -> Result:
+    series = rounds(count, list(cases), lambda case: measure(ground, cases[case]).per_second)
+    return Result(name, title, "messages/s", series)
+
+
+def forget(ground: Ground, shapes: Iterable[Shape]) -> None:
+    for shape in shapes:
+        ground.forget(shape)
+
+
+def copied(ground: Ground) -> float:
+    """Rows a second by COPY alone, as many a transaction as a batch has."""
+    ground.empty_tables()
+    contender = floor("copy", outputs=False, bound=BOUND)
+    running = Running(
+        contender, ground.stack.environment, ("", ""), "", ground.log(ground.name("copy"))
+    )
+    try:
+        speed = Gauge(lambda: last_number(running.log), {}, running.check).measure(
+            WARM_SECONDS, SECONDS, sys.maxsize
+        )
+        running.end()
+    finally:
+        running.kill()
+    with ground.connect() as connection:
+        [[found]] = connection.execute("SELECT count(*) FROM bench.rows").fetchall()
+    if found != last_number(running.log):
+        raise SystemExit(f"COPY alone: {found:,} rows: no figure")
+    print(f"  COPY alone: {speed.per_second:,.0f}/s", file=sys.stderr)
+    return speed.per_second
+
+
+def last_number(log: Path) -> int | None:
+    lines = log.read_text().split() if log.exists() else []
+    return int(lines[-1]) if lines else None
