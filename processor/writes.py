@@ -66,6 +66,11 @@ class _Round:
 @dataclass(slots=True)
 class _TableBuffer:
     inserts: dict[tuple[str, ...], list[tuple[Any, ...]]] = field(default_factory=dict)
+    """Rows by the table's columns that they fill."""
+    shapes: dict[tuple[str, ...], tuple[InsertShape, list[tuple[Any, ...]]]] = field(
+        default_factory=dict
+    )
+    """By the names that a row came with; the rows are those of ``inserts``."""
     rounds: list[_Round] = field(default_factory=list)
 
 
@@ -87,11 +92,17 @@ class WriteBuffer:
         self._tables.clear()
 
     def insert(self, table: Table, row: Mapping[str, Any]) -> None:
-        shape = insert_shape(table, tuple(row))
+        buffer, names = self._of(table), tuple(row)
+        known = buffer.shapes.get(names)
+        if known is None:
+            shape = insert_shape(table, names)
+            known = shape, buffer.inserts.setdefault(shape.columns, [])
+            buffer.shapes[names] = known
+        shape, rows = known
         values = tuple(row.values())
         if shape.defaults:
-            values += tuple(_default_value(table, name) for name in shape.defaults)
-        self._of(table).inserts.setdefault(shape.columns, []).append(values)
+            values += tuple([_default_value(table, name) for name in shape.defaults])
+        rows.append(values)
 
     def upsert(
         self,
@@ -115,8 +126,7 @@ class WriteBuffer:
             place -= 1
         if place == len(rounds):
             rounds.append(_Round(key))
-        values = {name: row[name] for name in operations}
-        rounds[place].rows[identity] = _Merged(values, operations)
+        rounds[place].rows[identity] = _Merged({name: row[name] for name in operations}, operations)
 
     def drain(self) -> Iterator[CopyWrite | UpsertWrite]:
         """All writes in foreign-key order, then forget them."""
@@ -145,9 +155,14 @@ def _merge(
     if both is None:
         return False
     old = merged.values
-    before = old.get
+    folded = {}
     try:
-        folded = {name: fold(how, before(name), row[name]) for name, how in operations.items()}
+        for name, how in operations.items():
+            before, new = old.get(name), row[name]
+            if how == "add" and type(before) is int and type(new) is int:
+                folded[name] = before + new
+            else:
+                folded[name] = fold(how, before, new)
     except TypeError:
         return False
     old |= folded
@@ -202,8 +217,6 @@ def fold(operation: Operation, old: Any, new: Any) -> Any:
 
 
 def _sum(old: Any, new: Any) -> Any:
-    if type(old) is int and type(new) is int:
-        return old + new
     kinds = {type(old), type(new)}
     if not kinds <= _ADDED_ALIKE:
         raise TypeError("left to the database")

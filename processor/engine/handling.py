@@ -199,7 +199,11 @@ class Handling:
         message = to_message(handled.partition, decoded) if handler.needs_message else None
         result = handler.call(decoded.event, message, tx)
         handled.handled += 1
-        if result is not None:
+        if isinstance(result, Output):
+            record, size = self.sealer.seal(result, raw.offset(), timestamp_of(raw))
+            handled.records.append(record)
+            handled.output_bytes += size
+        elif result is not None:
             self._seal(as_outputs(result), handled, raw.offset(), timestamp_of(raw))
 
     def call_batch(self, decoded: Sequence[Decoded], handled: Handled, tx: Transaction) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from math import inf
 from time import time
 from typing import Any
 
@@ -15,6 +16,7 @@ RECORD_OVERHEAD_BYTES = 96
 """Of a record and its batch, beside key, value and headers."""
 PROVENANCE_BYTES = 160
 """At most what the ``processor-source`` header adds."""
+OVERHEAD_BYTES = RECORD_OVERHEAD_BYTES + PROVENANCE_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +36,8 @@ class Lane:
 
     name: str
     encode: Callable[[Any], bytes]
-    max_bytes: int | None
+    max_bytes: float
+    """Of a record, with its overhead."""
     partitions: int | None
     rules: Rules | None
 
@@ -59,7 +62,7 @@ class Sealer:
             name: Lane(
                 name,
                 topic.codec.encode,
-                max_bytes.get(name),
+                max_bytes.get(name, inf),
                 (partitions or {}).get(name),
                 (rules or {}).get(name),
             )
@@ -82,12 +85,18 @@ class Sealer:
         value = output.value
         if value is not None and type(value) is not bytes:
             value = value if isinstance(value, bytes) else lane.encode(value)
-        key = as_bytes("key", output.key)
+        key = output.key
+        if type(key) is not bytes and key is not None:
+            key = as_bytes("key", key)
         headers = sealed_headers(output.headers) if output.headers else ()
         if output.partition is not None:
             check_partition(lane, output.partition)
         size = size_of(key, value, headers)
-        check_size(lane, size)
+        if size + OVERHEAD_BYTES > lane.max_bytes:
+            whole = size + OVERHEAD_BYTES
+            raise OutputTooLarge(
+                f"an output of {whole} bytes; {lane.name!r} takes {lane.max_bytes}"
+            )
         when = checked_timestamp(output.timestamp, timestamp)
         if lane.rules is not None:
             check_rules(lane.name, lane.rules, key, when)
@@ -116,12 +125,6 @@ def check_rules(topic: str, rules: Rules, key: bytes | None, when: int) -> None:
         raise ValueError(f"timestamp {when} lies too far ahead for {topic!r}")
     if before is not None and now - when > before:
         raise ValueError(f"timestamp {when} lies too far back for {topic!r}")
-
-
-def check_size(lane: Lane, size: int) -> None:
-    whole = size + RECORD_OVERHEAD_BYTES + PROVENANCE_BYTES
-    if lane.max_bytes is not None and whole > lane.max_bytes:
-        raise OutputTooLarge(f"an output of {whole} bytes; {lane.name!r} takes {lane.max_bytes}")
 
 
 def as_bytes(what: str, value: object) -> bytes | None:
