@@ -12,7 +12,7 @@ from tests.simulation.mutants import MUTANTS, polling_republish
 from tests.simulation.simulation import simulate
 from tests.support.running import ROOT
 
-SEEDS = int(os.environ.get("SEEDS", "1000"))
+SEEDS = int(os.environ.get("SEEDS", "2000"))
 PLANTED = {
     "no-compare-and-set",
     "prune-by-h",
