@@ -11,11 +11,11 @@ PARTS := .devstack/.parts
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test faults chaos simulate mutants spec lint format clean
+.PHONY: help setup demo test faults chaos simulate mutants spec bench-peers lint format clean
 .DELETE_ON_ERROR:
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(PARTS) ## .venv, and the parts: Java, Kafka, Postgres (found on this machine or fetched)
 
@@ -39,6 +39,9 @@ chaos: setup ## every kind of fault on real parts for a while, then the audit (M
 
 spec: $(INSTALLED) ## the protocol, checked by TLC: large models, and each guard taken out
 	@$(RUN) -m spec.check small deep liveness large --guards
+
+bench-peers: setup ## beside Kafka Streams, Quix Streams and plain Java, fetched first (ROUNDS=5)
+	@$(RUN) -m bench peers --rounds $(or $(ROUNDS),5)
 
 lint: $(INSTALLED) ## ruff, mypy --strict, import-linter
 	.venv/bin/ruff check .

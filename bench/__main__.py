@@ -1,4 +1,7 @@
-"""``make bench``: every benchmark, or one by its name (``python -m bench work --rounds 5``)."""
+"""``make bench``: every benchmark, or one by its name (``python -m bench work --rounds 5``).
+
+Peers are run by their name only: ``make bench-peers``.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from pathlib import Path
 
 from bench import latency, throughput
 from bench.ground import Ground, ground
+from bench.peers.bench import peers
 from bench.results import Result
 
 BENCHES: dict[str, Callable[[Ground, int], Result]] = {
@@ -21,22 +25,25 @@ BENCHES: dict[str, Callable[[Ground, int], Result]] = {
     "workers": throughput.workers,
     "latency": latency.latency,
 }
+BY_NAME_ONLY = {"peers": peers}
+"""What they run in is fetched first, and they take their time to get warm."""
+ALL = BENCHES | BY_NAME_ONLY
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(BENCHES))
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(ALL))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path, help="where the figures are written to")
     chosen = parser.parse_args()
-    unknown = set(chosen.names) - BENCHES.keys()
+    unknown = set(chosen.names) - ALL.keys()
     if unknown:
-        parser.error(f"there is no {', '.join(sorted(unknown))}; there are {', '.join(BENCHES)}")
+        parser.error(f"there is no {', '.join(sorted(unknown))}; there are {', '.join(ALL)}")
     results = []
     with tempfile.TemporaryDirectory() as folder, ground(Path(folder)) as servers:
         for name in chosen.names or BENCHES:
             print(f"{name}: {chosen.rounds} rounds", file=sys.stderr)
-            result = BENCHES[name](servers, chosen.rounds)
+            result = ALL[name](servers, chosen.rounds)
             print("\n".join(result.lines()), flush=True)
             results.append(result.as_json())
     if chosen.json:

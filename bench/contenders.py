@@ -18,12 +18,14 @@ class Contender:
     """A program that reads BENCH_INPUT from its start as BENCH_GROUP, and writes to BENCH_OUTPUT.
 
     It keeps the messages' keys, commits the offsets of what it has done, and ends on SIGTERM.
-    ``tables``: whether it writes rows and counters too. ``outputs``: whether it produces.
+    ``tables``: whether it writes rows and counters too; ``counters``: whether those as well as
+    rows. ``outputs``: whether it produces.
     """
 
     name: str
     command: tuple[str | Path, ...]
     tables: bool = False
+    counters: bool = True
     outputs: bool = True
     environment: Mapping[str, str] = field(default_factory=dict)
     warm_seconds: float | None = None

@@ -61,13 +61,13 @@ def kafka_version() -> str:
 
 
 def _resolved(name: str, pom: Path) -> tuple[Path, ...]:
-    folder = fetched(name, pom.read_bytes(), lambda folder: _resolve(pom, folder))
+    folder = fetched(name, pom.read_bytes(), lambda folder: resolve(pom, folder))
     # Sorted: a class data archive is valid for one order of the class path only.
     return tuple(sorted(folder.glob("*.jar")))
 
 
-def _resolve(pom: Path, folder: Path) -> None:
-    """The first way that works."""
+def resolve(pom: Path, folder: Path) -> None:
+    """Puts the jars of a pom's dependencies there, the first way that works."""
     ways: dict[Source, list[Callable[[Path, Path], None]]] = {
         Source.AUTO: [_by_maven, _by_jgo, _by_maven_from_apt],
         Source.MACHINE: [_by_maven],
