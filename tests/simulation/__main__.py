@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import os
 import sys
 from collections.abc import Iterator
@@ -107,7 +108,9 @@ def mutants(names: list[str], seeds: range | None, processes: int) -> int:
     """A table: each planted bug, with the first seed that caught it."""
     missed = 0
     # A process for each: nothing of one mutant may be left when the next one begins.
-    with ProcessPoolExecutor(processes, max_tasks_per_child=1) as pool:
+    forks = multiprocessing.get_context("forkserver")
+    forks.set_forkserver_preload(["tests.simulation.search"])
+    with ProcessPoolExecutor(processes, mp_context=forks, max_tasks_per_child=1) as pool:
         searches = pool.map(search, [(name, seeds) for name in names])
         for name, (seed, tried, violation) in zip(names, searches, strict=True):
             if seed is None:
