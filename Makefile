@@ -11,7 +11,7 @@ PARTS := .devstack/.parts
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test faults chaos simulate mutants spec bench-peers lint format clean
+.PHONY: help setup demo test faults chaos simulate mutants spec bench bench-check bench-peers lint format clean
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -39,6 +39,12 @@ chaos: setup ## every kind of fault on real parts for a while, then the audit (M
 
 spec: $(INSTALLED) ## the protocol, checked by TLC: large models, and each guard taken out
 	@$(RUN) -m spec.check small deep liveness large --guards
+
+bench: setup ## messages/s, latency and cost beside hand-written loops (BENCH=work, ROUNDS=5, JSON=file)
+	@$(RUN) -m bench $(BENCH) --rounds $(or $(ROUNDS),5) $(if $(JSON),--json $(JSON))
+
+bench-check: setup ## the ratios that matter most, against those committed in bench/ratios.json
+	@$(RUN) -m bench --check
 
 bench-peers: setup ## beside Kafka Streams, Quix Streams and plain Java, fetched first (ROUNDS=5)
 	@$(RUN) -m bench peers --rounds $(or $(ROUNDS),5)

@@ -11,8 +11,9 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from bench import latency, throughput
+from bench import check, cost, latency, throughput
 from bench.ground import Ground, ground
 from bench.peers.bench import peers
 from bench.results import Result
@@ -24,6 +25,7 @@ BENCHES: dict[str, Callable[[Ground, int], Result]] = {
     "sizes": throughput.sizes,
     "workers": throughput.workers,
     "latency": latency.latency,
+    "cost": cost.cost,
 }
 BY_NAME_ONLY = {"peers": peers}
 """What they run in is fetched first, and they take their time to get warm."""
@@ -31,24 +33,46 @@ ALL = BENCHES | BY_NAME_ONLY
 
 
 def main() -> int:
+    chosen = _options()
+    with tempfile.TemporaryDirectory() as folder, ground(Path(folder)) as servers:
+        if chosen.check or chosen.commit:
+            return _guard(servers, commit=chosen.commit)
+        results = [_run(servers, name, chosen.rounds) for name in chosen.names or BENCHES]
+    if chosen.json:
+        chosen.json.write_text(json.dumps(results, indent=1) + "\n")
+    return 0
+
+
+def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(ALL))
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--check", action="store_true", help="against bench/ratios.json, in short")
+    parser.add_argument("--commit", action="store_true", help="write bench/ratios.json")
     parser.add_argument("--json", type=Path, help="where the figures are written to")
     chosen = parser.parse_args()
     unknown = set(chosen.names) - ALL.keys()
     if unknown:
         parser.error(f"there is no {', '.join(sorted(unknown))}; there are {', '.join(ALL)}")
-    results = []
-    with tempfile.TemporaryDirectory() as folder, ground(Path(folder)) as servers:
-        for name in chosen.names or BENCHES:
-            print(f"{name}: {chosen.rounds} rounds", file=sys.stderr)
-            result = ALL[name](servers, chosen.rounds)
-            print("\n".join(result.lines()), flush=True)
-            results.append(result.as_json())
-    if chosen.json:
-        chosen.json.write_text(json.dumps(results, indent=1))
-    return 0
+    return chosen
+
+
+def _run(servers: Ground, name: str, rounds: int) -> dict[str, Any]:
+    print(f"{name}: {rounds} rounds", file=sys.stderr)
+    result = ALL[name](servers, rounds)
+    print("\n".join(result.lines()), flush=True)
+    return result.as_json()
+
+
+def _guard(servers: Ground, *, commit: bool) -> int:
+    result = check.measured(servers)
+    print("\n".join(result.lines()), flush=True)
+    if commit:
+        check.commit(result)
+        return 0
+    worse = check.compared(result)
+    print("\n".join(worse) or "no slower than committed")
+    return 1 if worse else 0
 
 
 if __name__ == "__main__":

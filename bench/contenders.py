@@ -93,6 +93,10 @@ class Running:
     def log(self) -> Path:
         return self._child.log
 
+    def log_tail(self) -> str:
+        """What it said last."""
+        return self._child.log_tail()
+
     def check(self) -> None:
         """:raises StackError: when it has ended by itself."""
         self._child.check()

@@ -21,15 +21,17 @@ def cpu_seconds(pid: int) -> float:
     return ticks * TICK_SECONDS
 
 
-def resident_bytes(pid: int) -> int:
-    """Of a process and all below it; what they share is counted for each."""
-    pages = 0
+def largest_resident_bytes(pid: int) -> int:
+    """The most memory that a process of the tree has had at once: the worker's, of a service."""
+    found = [0]
     for each in tree(pid):
         try:
-            pages += int(Path(f"/proc/{each}/statm").read_text().split()[1])
+            status = Path(f"/proc/{each}/status").read_text()
         except OSError:
             continue
-    return pages * os.sysconf("SC_PAGESIZE")
+        peak = [line for line in status.splitlines() if line.startswith("VmHWM:")]
+        found += [int(line.split()[1]) * 1024 for line in peak]
+    return max(found)
 
 
 def tree(pid: int) -> Sequence[int]:

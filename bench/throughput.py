@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,8 +28,20 @@ class Case:
 
 
 def measure(ground: Ground, case: Case, seconds: float = SECONDS) -> Speed:
+    """:raises SystemExit: when anything was lost or doubled."""
+    return watched(ground, case, seconds)[0]
+
+
+def watched(
+    ground: Ground,
+    case: Case,
+    seconds: float = SECONDS,
+    before_end: Callable[[Running], None] = lambda _: None,
+) -> tuple[Speed, int]:
     """Run it over the messages that wait for it, then count what it has done.
 
+    :param before_end: has a look at the contender while it is at work.
+    :returns: its speed when it was warm, and how many messages it has done in all.
     :raises SystemExit: when anything was lost or doubled.
     """
     contender, shape = case.contender, case.shape
@@ -43,9 +55,10 @@ def measure(ground: Ground, case: Case, seconds: float = SECONDS) -> Speed:
         processes = {OWN: running.pid, **ground.processes}
         gauge = Gauge(committed, processes, running.check)
         speed = gauge.measure(contender.warm_seconds or WARM_SECONDS, seconds, shape.total)
+        before_end(running)
         running.end()
     except SystemExit as error:
-        raise SystemExit(f"{contender.name}: {error}; its log: {running.log}") from None
+        raise SystemExit(f"{contender.name}: {error}{running.log_tail()}") from None
     finally:
         running.kill()
     done = committed.by_partition()
@@ -56,7 +69,7 @@ def measure(ground: Ground, case: Case, seconds: float = SECONDS) -> Speed:
     ground.drop(topics[1])
     used = ", ".join(f"{who} {speed.micros(who):.1f}" for who in speed.cpu)
     print(f"  {contender.name}: {speed.per_second:,.0f}/s; CPU µs: {used}", file=sys.stderr)
-    return speed
+    return speed, sum(done.values())
 
 
 def audit(ground: Ground, contender: Contender, output: str, done: dict[int, int]) -> list[str]:
@@ -90,6 +103,21 @@ def work(ground: Ground, count: int) -> Result:
     result.ratio("processor, batch", "at-least-once loop", 0.90)
     result.ratio("processor, full", "per-message loop", 25)
     result.ratio("processor, full", "COPY alone")
+    return result
+
+
+def guarded(ground: Ground, count: int) -> Result:
+    """The two ratios that matter most, in short."""
+    contenders = [
+        processor("transform"),
+        floor("raw", tables=False),
+        processor("full"),
+        floor("at-least-once"),
+    ]
+    cases = {each.name: Case(each, FULL) for each in contenders}
+    result = compared("guarded", "Guarded ratios", ground, count, cases)
+    result.ratio("processor, transform", "raw loop")
+    result.ratio("processor, full", "at-least-once loop")
     return result
 
 

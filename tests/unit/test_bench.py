@@ -1,0 +1,78 @@
+"""What the benchmarks make of their figures, and that they find what is lost or doubled."""
+
+from __future__ import annotations
+
+import pytest
+
+from bench import audit
+from bench.check import worse
+from bench.gauge import Gauge
+from bench.results import Result, Series, rounds
+
+
+def test_ratios_are_taken_round_by_round() -> None:
+    result = Result("name", "Title", "messages/s")
+    result.series = {"a": Series((1.0, 30.0, 2.0)), "b": Series((2.0, 30.0, 2.0))}
+    result.ratio("a", "b", 0.9)
+    result.ratio("a", "not run")
+    [ratio] = result.ratios
+    assert ratio.series.values == (0.5, 1.0, 1.0)
+    assert ratio.met
+    assert any("reached: ≥ 0.9" in line for line in result.lines())
+
+
+@pytest.mark.parametrize(("target", "at_most", "met"), [(2, True, True), (1, True, False)])
+def test_a_time_is_to_be_below_its_target(target: float, at_most: bool, met: bool) -> None:
+    result = Result("name", "Title", "ms", {"a": Series((3.0,)), "b": Series((2.0,))})
+    result.ratio("a", "b", target, at_most=at_most)
+    assert result.ratios[0].met is met
+
+
+def test_the_order_turns_so_that_nobody_always_comes_first() -> None:
+    order: list[str] = []
+    rounds(2, ["a", "b"], lambda case: order.append(case) or 0.0)
+    assert order == ["a", "b", "b", "a"]
+
+
+def test_what_is_slower_in_each_round_is_told() -> None:
+    committed = {"a / b": 1.0, "c / d": 1.0, "gone / e": 1.0}
+    found = {"a / b": (0.5, 0.9), "c / d": (0.5, 0.7)}
+    told = worse(found, committed)
+    assert [each.split(":")[0] for each in told] == ["c / d", "gone / e"]
+
+
+@pytest.mark.parametrize(
+    ("keys", "faults"),
+    [
+        (["0-0", "0-1", "1-0"], []),
+        (["0-0", "1-0"], ["outputs: 1 lost"]),
+        (["0-0", "0-1", "1-0", "0-1"], ["outputs: 1 doubled"]),
+        (["0-0", "0-1", "1-0", "1-1"], ["outputs: 1 ahead of the offsets"]),
+        (["0-0", "0-1"], ["outputs: 1 lost"]),
+        (["0-0", "0-1", "1-0", "2-0"], ["outputs: 1 ahead of the offsets"]),
+    ],
+)
+def test_the_audit_counts_each_message(
+    keys: list[str], faults: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit, "keys", lambda *_: [each.encode() for each in keys])
+    assert audit.audit_outputs("", "topic", {0: 2, 1: 1}) == faults
+
+
+def test_the_gauge_begins_and_ends_at_a_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not at the moments that were asked for: what is committed comes in steps."""
+    now = [0.0]
+    monkeypatch.setattr("bench.gauge.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("bench.gauge.time.sleep", lambda _: now.__setitem__(0, now[0] + 1))
+    counts = {0: None, 1: 0, 2: 100, 7: 600, 12: 1_100}
+
+    def count() -> int | None:
+        return counts[max(when for when in counts if when <= now[0])]
+
+    speed = Gauge(count, {}, lambda: None).measure(3.0, 4.0, 10_000)
+    assert (speed.messages, speed.seconds) == (500, 5.0)
+
+
+def test_a_count_that_is_complete_at_once_is_no_figure() -> None:
+    with pytest.raises(SystemExit, match="fill more"):
+        Gauge(lambda: 40, {}, lambda: None).measure(1.0, 1.0, 40)
