@@ -19,7 +19,8 @@ INPUT, OUTPUT, GROUP = (os.environ[f"BENCH_{n}"] for n in ("INPUT", "OUTPUT", "G
 INTERVALS_SECONDS = {"transform": 0.1, "rows": 1.0}
 """0.1 is Kafka Streams' own; a sink writes a batch for each partition, and gains by larger ones."""
 LINGER_MS = 100
-"""Also as Kafka Streams has it; a commit does not wait for it, and the default of 5 is slower."""
+"""Also as Kafka Streams has it: a commit does not wait for it, and the default of 5 ms makes many
+small requests, which take the broker's time."""
 
 
 def application(interval_seconds: float) -> Application:

@@ -52,7 +52,8 @@ public final class KafkaStreamsTransform {
         properties.put(StreamsConfig.NUM_STREAM_THREADS_CONFIG, 1);
         properties.put(StreamsConfig.STATE_DIR_CONFIG, "kafka-streams");
         properties.put(StreamsConfig.consumerPrefix("auto.offset.reset"), "earliest");
-        properties.put(StreamsConfig.producerPrefix("compression.type"), Settings.COMPRESSION);
+        Settings.producer().forEach(
+            (name, value) -> properties.put(StreamsConfig.producerPrefix(name), value));
         return properties;
     }
 }

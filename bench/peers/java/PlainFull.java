@@ -25,8 +25,8 @@ import org.postgresql.PGConnection;
 
 /**
  * kafka-clients and JDBC as one would write them by hand: a row, a counter and an output for each
- * message, a Postgres transaction and then a Kafka transaction for each poll.
- *
+ * message, a Postgres transaction and then a Kafka transaction for each poll. Rows go by COPY, which
+ * was no slower than a batch of INSERTs rewritten by the driver, and used less of Postgres.
  * <p>Exactly-once in Kafka only: what Postgres has committed is done again after a crash between
  * both commits, and rows and counters with it.
  */
@@ -161,7 +161,7 @@ public final class PlainFull {
     private static KafkaProducer<byte[], byte[]> producer() {
         Properties properties = Settings.properties();
         properties.put("transactional.id", Settings.GROUP);
-        properties.put("compression.type", Settings.COMPRESSION);
+        properties.putAll(Settings.producer());
         KafkaProducer<byte[], byte[]> producer = new KafkaProducer<>(
             properties, new ByteArraySerializer(), new ByteArraySerializer());
         producer.initTransactions();
