@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench import check, cost, latency, throughput
+from bench import check, cost, latency, recovery, throughput
 from bench.ground import Ground, ground
 from bench.peers.bench import peers
 from bench.results import Result
@@ -26,6 +26,7 @@ BENCHES: dict[str, Callable[[Ground, int], Result]] = {
     "workers": throughput.workers,
     "latency": latency.latency,
     "cost": cost.cost,
+    "recovery": recovery.recovery,
 }
 BY_NAME_ONLY = {"peers": peers}
 """What they run in is fetched first, and they take their time to get warm."""

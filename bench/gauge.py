@@ -60,7 +60,13 @@ class Committed:
     def __init__(self, servers: str, group: str, topic: str, partitions: int) -> None:
         self._places = [TopicPartition(topic, number) for number in range(partitions)]
         self._client = Consumer(
-            {"bootstrap.servers": servers, "group.id": group, "enable.auto.commit": False}
+            {
+                "bootstrap.servers": servers,
+                "group.id": group,
+                "enable.auto.commit": False,
+                # Else it would wait until no transaction is about to change them.
+                "isolation.level": "read_uncommitted",
+            }
         )
 
     def by_partition(self) -> dict[int, int]:

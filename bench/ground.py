@@ -129,7 +129,8 @@ def fill(servers: str, topic: str, shape: Shape) -> None:
             "bootstrap.servers": servers,
             "linger.ms": 20,
             "compression.type": "lz4",
-            "batch.size": 1_000_000,
+            # As many producers make them; one of a megabyte would be read in one piece.
+            "batch.size": 65_536,
             "queue.buffering.max.messages": 1_000_000,
             "queue.buffering.max.kbytes": 1_000_000,
             "enable.idempotence": True,

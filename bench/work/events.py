@@ -57,7 +57,19 @@ class Done(Struct):
 def event(number: int, size: int) -> Event:
     """The number-th message of a partition, about ``size`` bytes long in JSON."""
     overhead = 60
-    return Event(number % USERS, "purchase", number % 100, "n" * max(1, size - overhead))
+    return Event(number % USERS, "purchase", number % 100, note(number, max(1, size - overhead)))
+
+
+WORDS = [f"{word}{number}" for number in range(50) for word in ("red", "green", "blue", "grey")]
+
+
+def note(number: int, length: int) -> str:
+    """Text that compresses as text does, three to one; the same for the same number."""
+    text, at = "", number
+    while len(text) < length:
+        at = (at * 1_103_515_245 + 12_345) % 2_147_483_648
+        text += WORDS[(at >> 8) % len(WORDS)] + " "
+    return text[:length]
 
 
 def done(event: Event) -> Done:
