@@ -85,6 +85,12 @@ def test_every_problem_has_a_remedy() -> None:
     assert worst(found) is Level.ERROR
 
 
+def test_a_kafka_that_may_forget_a_transaction_is_warned_of() -> None:
+    found = judged(facts(broker={**BROKER, kafka.SINCE_4_3: "2"}))
+    [told] = only(found, Level.WARNING)
+    assert "KAFKA-20734" in told
+
+
 def test_a_single_node_is_warned_of_only() -> None:
     ones = dict.fromkeys(
         (
@@ -137,7 +143,7 @@ def test_offsets_that_are_forgotten_soon_are_warned_of() -> None:
 def test_missing_topics_name_the_command() -> None:
     found = judged(facts(topics={"in": None, "out": described("out")}))
     assert [f for f in found if f.level is Level.ERROR] == [
-        Finding(Level.ERROR, "topics", "in does not exist", "processor topics create")
+        Finding(Level.ERROR, "topics", "in does not exist", "processor topics create PIPELINE")
     ]
 
 

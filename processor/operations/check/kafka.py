@@ -10,7 +10,7 @@ from typing import TypeVar
 from processor.operations.broker import Broker, Cluster, Topic
 from processor.operations.broker_errors import ForbiddenError
 from processor.operations.check.finding import Area, Finding
-from processor.operations.topics import topics_of
+from processor.operations.topics import how_to_create, topics_of
 from processor.operations.units import duration
 from processor.pipeline import Pipeline
 from processor.settings import Settings
@@ -18,6 +18,8 @@ from processor.settings import Settings
 OFFSETS, TRANSACTIONS = "__consumer_offsets", "__transaction_state"
 NOTHING = frozenset({"NONE"})
 WEEK_MINUTES = 7 * 24 * 60
+SINCE_4_3 = "group.coordinator.background.threads"
+"""A setting of Kafka 4.3 and later: a client is not told the brokers' version."""
 
 kafka = Area("kafka")
 topics = Area("topics")
@@ -75,9 +77,11 @@ def judge(facts: Facts, settings: Settings, pipeline: Pipeline, group: str) -> I
         yield transaction_timeout(facts.broker, settings)
         yield from session_timeout(facts.broker, settings)
         yield offsets_retention(facts.broker)
+        yield transaction_markers(facts.broker)
         yield from internal_topics(facts)
     for name in topics_of(pipeline):
-        yield from topic(name, facts.topics.get(name), facts.topic_configs.get(name))
+        found, config = facts.topics.get(name), facts.topic_configs.get(name)
+        yield from topic(name, found, config, how_to_create(pipeline))
     yield from rights(facts, pipeline, group)
 
 
@@ -118,6 +122,17 @@ def offsets_retention(broker: Config) -> Finding:
     return kafka.ok(f"offsets of a stopped group are kept for {told}")
 
 
+def transaction_markers(broker: Config) -> Finding:
+    """https://github.com/apache/kafka/pull/22680, docs/decisions/0013."""
+    if SINCE_4_3 in broker:
+        return kafka.warning(
+            "the brokers are of Kafka 4.3 or later: 4.3.0 to 4.4.0 can leave a transaction without"
+            " its end when a broker is killed (KAFKA-20734)",
+            "Kafka 4.2, or a release whose notes say that KAFKA-20734 is mended",
+        )
+    return kafka.ok("the brokers, older than Kafka 4.3, end what they have decided (KAFKA-20734)")
+
+
 def internal_topics(facts: Facts) -> Iterator[Finding]:
     """Offsets and transactions are part of the truth: losing their tail breaks the promise."""
     assert facts.broker is not None
@@ -151,12 +166,12 @@ def in_sync_minimum(setting: str, broker: Config) -> Finding:
 
 
 def topic(
-    name: str, found: Topic | ForbiddenError | None, config: Config | None
+    name: str, found: Topic | ForbiddenError | None, config: Config | None, how_to_create: str
 ) -> Iterator[Finding]:
     if isinstance(found, ForbiddenError):
         return  # told with the rights
     if found is None:
-        yield topics.error(f"{name} does not exist", "processor topics create")
+        yield topics.error(f"{name} does not exist", how_to_create)
         return
     yield topics.ok(f"{name} exists, {found.partitions} partition(s)")
     if found.replication < 3:
