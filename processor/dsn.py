@@ -35,14 +35,21 @@ libpq gives no SQLSTATE for a connection that never was; the text is all there i
 def psycopg_url(url: str) -> str:
     """The URL as libpq takes it; SQLAlchemy's ``postgresql+psycopg://`` is accepted too.
 
-    :raises ConfigurationError: when it is neither; the text does not show the URL.
+    :raises ConfigurationError: when it is neither, or a part of the password would be taken for
+        the host; the text does not show the URL.
     """
     if not url.startswith(_FORMS):
         scheme = url.split("://")[0] if "://" in url else "no scheme"
         raise ConfigurationError(
             f"database.url has {scheme!r}; it must be postgresql://user@host:port/database"
         )
-    return "postgresql://" + url.split("://", 1)[1]
+    rest = url.split("://", 1)[1]
+    authority, _, path = rest.split("?")[0].partition("/")
+    if authority.count("@") > 1 or "@" in path:
+        raise ConfigurationError(
+            "database.url: in user or password '@' is written %40, and '/' %2F"
+        )
+    return "postgresql://" + rest
 
 
 def place(url: str) -> str:

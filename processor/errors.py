@@ -23,6 +23,7 @@ dead-lettered.
 from __future__ import annotations
 
 from enum import IntEnum
+from math import isnan
 
 
 class Exit(IntEnum):
@@ -102,11 +103,16 @@ class HandlerSignal(ProcessorError):
 
 
 class Retry(HandlerSignal):
-    """Try this message again, not before ``after`` seconds have passed (bounded attempts)."""
+    """Try this message again, not before ``after`` seconds have passed (bounded attempts).
+
+    :raises ValueError: when ``after`` is not a number of seconds.
+    """
 
     def __init__(self, reason: str = "", *, after: float = 1.0) -> None:
         super().__init__(reason or "retry requested")
-        self.after = after
+        if isinstance(after, bool) or not isinstance(after, (int, float)) or isnan(after):
+            raise ValueError(f"Retry(after={after!r}) is not a number of seconds")
+        self.after = float(after)
 
 
 class Reject(HandlerSignal):

@@ -147,11 +147,15 @@ class Settings(BaseSettings):
     """Stable across restarts and different on each machine (the pod's name, for example)."""
     start_from: str = "earliest"
     """``earliest``, ``latest`` or a time in ISO 8601; for a group's first start only."""
-    batch_max_messages: Annotated[int, Field(ge=1, le=100_000)] = 2_000
+    batch_max_messages: Annotated[int, Field(ge=1, le=100_000)] = 5_000
     batch_max_bytes: Annotated[int, Field(ge=1)] = 8_000_000
     batch_max_output_bytes: Annotated[int, Field(ge=1)] = 16_000_000
     batch_max_seconds: Annotated[float, Field(gt=0, le=60)] = 2.0
     """Handlers that take long get fewer messages a batch."""
+    batch_overlap_min_messages: Annotated[int, Field(ge=1)] = 200
+    """A batch of so many takes effect while the handlers of the next one run.
+
+    More than ``batch_max_messages``: never."""
     drain_timeout_seconds: Annotated[float, Field(gt=0)] = 20.0
     start_timeout_seconds: Annotated[float, Field(gt=0)] = 60.0
     """How long a start waits for Kafka and Postgres to answer."""

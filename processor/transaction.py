@@ -16,6 +16,9 @@ Statement = str | Executable
 Parameters = Mapping[str, Any] | Sequence[Any] | None
 
 
+CLOSED = "a transaction was used after its handler's call; each call is given its own"
+
+
 class Session(Protocol):
     """What the engine gives a transaction to write through (the open Postgres transaction)."""
 
@@ -36,11 +39,15 @@ class Transaction:
     ``insert`` and ``upsert`` are buffered and flushed in bulk, in foreign-key order, rows sorted
     by key. ``execute``, ``fetch_one`` and ``fetch_all`` go to Postgres at once, after a flush;
     with them two workers can deadlock: the batch is then run again.
+
+    It is the handler's for that one call. Kept for longer, it refuses with a ``PipelineError``: by
+    then the connection works for another batch.
     """
 
-    __slots__ = ("_session", "_writes", "failure")
+    __slots__ = ("_is_closed", "_session", "_writes", "failure")
 
     def __init__(self, session: Session) -> None:
+        self._is_closed = False
         self._session = session
         self._writes = WriteBuffer()
         self.failure: Exception | None = None
@@ -53,6 +60,8 @@ class Transaction:
 
         :raises PipelineError: for a column that the table does not have.
         """
+        if self._is_closed:
+            raise PipelineError(CLOSED)
         self._writes.insert(table, row)
 
     def upsert(
@@ -77,10 +86,15 @@ class Transaction:
 
         >>> tx.upsert(users, {"id": 7, "views": 1}, add=["views"])     # doctest: +SKIP
         """
-        overwritten = None if set is None else tuple(set)
-        keys, operations = _plan(
-            table, tuple(row), tuple(key), tuple(add), tuple(max), tuple(min), overwritten
-        )
+        if self._is_closed:
+            raise PipelineError(CLOSED)
+        if key or max or min or set is not None:
+            overwritten = None if set is None else tuple(set)
+            keys, operations = _plan(
+                table, tuple(row), tuple(key), tuple(add), tuple(max), tuple(min), overwritten
+            )
+        else:
+            keys, operations = _adding(table, tuple(row), tuple(add))
         self._writes.upsert(table, row, key=keys, operations=operations)
 
     def execute(self, statement: Statement, parameters: Parameters = None) -> int:
@@ -109,6 +123,19 @@ class Transaction:
 
     def flush(self) -> None:
         """Send what is buffered. The engine does it before the commit; seldom needed."""
+        if self._is_closed:
+            raise PipelineError(CLOSED)
+        self.send_buffered()
+
+    def close(self, session: Session) -> None:
+        """For the engine: handlers are done with it.
+
+        :param session: what :meth:`send_buffered` writes through.
+        """
+        self._is_closed, self._session = True, session
+
+    def send_buffered(self) -> None:
+        """For the engine: what the handlers have left to be flushed."""
         if not self._writes:
             return
         try:
@@ -124,6 +151,14 @@ def send(session: Session, writes: Iterable[CopyWrite | UpsertWrite]) -> None:
             session.copy(write)
         else:
             session.upsert(write)
+
+
+@lru_cache(maxsize=1024)
+def _adding(
+    table: Table, given: tuple[str, ...], add: tuple[str, ...]
+) -> tuple[tuple[str, ...], dict[str, Operation]]:
+    """What is asked for most, found by fewer words."""
+    return _plan(table, given, (), add, (), (), None)
 
 
 @lru_cache(maxsize=1024)

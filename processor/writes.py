@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from decimal import Context, Decimal
 from functools import lru_cache
+from operator import itemgetter
 from typing import Any, Literal
 from uuid import UUID
 
@@ -63,6 +64,26 @@ class _Round:
     rows: dict[tuple[Any, ...], _Merged] = field(default_factory=dict)
 
 
+class _Plan:
+    """How rows of one kind of upsert are taken apart."""
+
+    __slots__ = "identity", "key", "operations", "sums"
+
+    def __init__(self, key: tuple[str, ...], operations: Mapping[str, Operation]) -> None:
+        self.key = key
+        self.operations = operations
+        self.identity = _all_of(key)
+        self.sums = tuple(operations) if set(operations.values()) == {"add"} else ()
+        """Its columns, if all of them are added up."""
+
+
+def _all_of(names: tuple[str, ...]) -> Callable[[Mapping[str, Any]], tuple[Any, ...]]:
+    if len(names) > 1:
+        return itemgetter(*names)
+    name = names[0]
+    return lambda row: (row[name],)
+
+
 @dataclass(slots=True)
 class _TableBuffer:
     inserts: dict[tuple[str, ...], list[tuple[Any, ...]]] = field(default_factory=dict)
@@ -72,6 +93,8 @@ class _TableBuffer:
     )
     """By the names that a row came with; the rows are those of ``inserts``."""
     rounds: list[_Round] = field(default_factory=list)
+    plans: dict[int, _Plan] = field(default_factory=dict)
+    """By the identity of their operations, which they keep alive."""
 
 
 class WriteBuffer:
@@ -113,13 +136,18 @@ class WriteBuffer:
         operations: Mapping[str, Operation],
     ) -> None:
         """Merge one row into what is buffered for its key, keeping the order of the calls."""
-        identity = tuple([row[name] for name in key])
-        rounds = self._of(table).rounds
+        buffer = self._of(table)
+        plan = buffer.plans.get(id(operations))
+        if plan is None or plan.key != key:
+            plan = buffer.plans[id(operations)] = _Plan(key, operations)
+        identity, rounds = plan.identity(row), buffer.rounds
         # Rounds by other key columns may change the same row: never reach back past them.
         place = len(rounds)
         while place and rounds[place - 1].key == key:
             merged = rounds[place - 1].rows.get(identity)
             if merged is not None:
+                if merged.operations is operations and _add(merged.values, row, plan.sums):
+                    return
                 if _merge(table, merged, row, operations):
                     return
                 break
@@ -143,6 +171,18 @@ class WriteBuffer:
         if buffer is None:
             buffer = self._tables[table] = _TableBuffer()
         return buffer
+
+
+def _add(values: dict[str, Any], row: Mapping[str, Any], sums: Sequence[str]) -> bool:
+    """Add whole numbers up, if that is all there is to do; False when nothing was done."""
+    if not sums:
+        return False
+    for name in sums:
+        if type(values[name]) is not int or type(row[name]) is not int:
+            return False
+    for name in sums:
+        values[name] += row[name]
+    return True
 
 
 def _merge(
@@ -227,11 +267,16 @@ def _upserts(
     table: Table, key: tuple[str, ...], rows: Mapping[tuple[Any, ...], _Merged]
 ) -> Iterator[UpsertWrite]:
     groups: dict[tuple[tuple[str, Operation], ...], list[tuple[Any, ...]]] = {}
+    shapes: dict[int, tuple[list[str], list[tuple[Any, ...]]]] = {}
     for identity in _in_key_order(rows):
         merged = rows[identity]
-        shape = tuple(sorted(merged.operations.items()))
-        values = tuple(merged.values[column] for column, _ in shape)
-        groups.setdefault(shape, []).append(identity + values)
+        known = shapes.get(id(merged.operations))
+        if known is None:
+            shape = tuple(sorted(merged.operations.items()))
+            known = [column for column, _ in shape], groups.setdefault(shape, [])
+            shapes[id(merged.operations)] = known
+        columns, found = known
+        found.append(identity + tuple([merged.values[column] for column in columns]))
     for shape in sorted(groups):
         yield UpsertWrite(table, key, shape, groups[shape])
 

@@ -13,8 +13,19 @@ from confluent_kafka.cimpl import NewTopic
 from devstack import Kafka, Postgres, Stack
 
 TopicFactory = Callable[..., str]
+LONGEST_FIRST = ("tests/simulation", "tests/faults", "tests/integration", "tests/contract")
+"""Files are run several at a time: what takes minutes must not begin last."""
 
 _numbers = itertools.count(1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=_rank)
+
+
+def _rank(item: pytest.Item) -> int:
+    ranks = (n for n, each in enumerate(LONGEST_FIRST) if item.nodeid.startswith(each))
+    return next(ranks, len(LONGEST_FIRST))
 
 
 def _unique(word: str) -> str:

@@ -50,7 +50,7 @@ def require_topic(settings: Settings, topic: str) -> None:
     if broker.topics([topic])[topic] is None:
         servers = settings.kafka.bootstrap_servers
         raise ConfigurationError(
-            f"there is no topic {topic!r} at {servers}; run: processor topics create"
+            f"there is no topic {topic!r} at {servers}; run: processor topics create PIPELINE"
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,15 +12,13 @@ from typing import Any
 
 import psycopg
 import tenacity
-from confluent_kafka import KafkaException
-from confluent_kafka.admin import RESOURCE_TOPIC, ConfigResource
 
 from processor.dsn import connection_error
 from processor.engine import faults
 from processor.engine.batches import Batches
 from processor.engine.clients import Clients, KafkaClients, LogLines
 from processor.engine.clock import Clock, MonotonicClock
-from processor.engine.cluster import READ_TIMEOUT_SECONDS, Cluster, TopicFacts
+from processor.engine.cluster import Cluster
 from processor.engine.consumer import Consumer
 from processor.engine.database import Database, application_name
 from processor.engine.failures import ReadFailed
@@ -28,6 +27,8 @@ from processor.engine.housekeeping import Housekeeping
 from processor.engine.isolation import Isolation
 from processor.engine.ledger import Ledger
 from processor.engine.observer import Observer
+from processor.engine.output_topics import output_rules, partition_counts
+from processor.engine.overlap import Overlap
 from processor.engine.partitions import Partitions
 from processor.engine.publisher import Publisher
 from processor.engine.recoverer import Recoverer
@@ -42,11 +43,9 @@ from processor.pipeline import Pipeline
 from processor.revisions import require_revision
 from processor.settings import Settings
 
-BEFORE = "message.timestamp.before.max.ms"
-AFTER = "message.timestamp.after.max.ms"
-NO_LIMIT = 2**63 - 1
-DEFAULT_MAX_MESSAGE_BYTES = 1_048_588
-"""Kafka's own default for ``max.message.bytes``, assumed where it may not be read."""
+YOUNG_OBJECTS = 50_000
+"""A batch makes tens of thousands of objects, and lets them go by itself: to walk them at every
+700, as Python does by default, took a third of the worker's time (docs/performance.md)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +86,18 @@ def run_worker(
     )
     try:
         worker = _build(pipeline, settings, slot, observer, stopping, steps, database)
+        calm_collector()
         return worker.run(beat)
     finally:
         database.close()
         watchdog.stop()
+
+
+def calm_collector() -> None:
+    """The garbage collector leaves alone what the start has made, and looks less often."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(YOUNG_OBJECTS)
 
 
 def _build(
@@ -162,10 +169,11 @@ def assemble(
         clock,
         settings.database.idle_in_transaction_timeout_seconds,
     )
+    overlap = Overlap(batches, clients.background, settings.batch_overlap_min_messages)
     incarnation = token_hex(8)
     target = pipeline.reference or f"--group {slot.group_id}"
     worker = Worker(
-        Rooms(partitions, batches, store, publisher, register, observer, clock),
+        Rooms(partitions, overlap, store, publisher, register, observer, clock),
         incarnation,
         stopping,
         target,
@@ -223,53 +231,6 @@ def start_position(start_from: str) -> str | int:
         ) from None
     aware = when if when.tzinfo else when.replace(tzinfo=UTC)
     return int(aware.timestamp() * 1_000)
-
-
-def partition_counts(cluster: Cluster, pipeline: Pipeline) -> dict[str, int]:
-    """Of the output topics; one that could not be read is missing."""
-    if not pipeline.outputs:
-        return {}
-    facts = cluster.topics(pipeline.outputs)
-    return {name: fact.partitions for name, fact in facts.items() if isinstance(fact, TopicFacts)}
-
-
-def output_rules(
-    admin: Any, pipeline: Pipeline, observer: Observer
-) -> tuple[dict[str, int], dict[str, Rules]]:
-    """What each output topic takes; Kafka's default, with a warning, where it may not be read."""
-    limits = dict.fromkeys(pipeline.outputs, DEFAULT_MAX_MESSAGE_BYTES)
-    rules: dict[str, Rules] = {}
-    if not limits:
-        return limits, rules
-    resources = [ConfigResource(RESOURCE_TOPIC, name) for name in limits]
-    futures = admin.describe_configs(resources, request_timeout=READ_TIMEOUT_SECONDS)
-    for resource, future in futures.items():
-        try:
-            entries = future.result(READ_TIMEOUT_SECONDS + 1)
-            limits[resource.name] = int(entries["max.message.bytes"].value)
-            rules[resource.name] = _rules(entries)
-        except (KafkaException, TimeoutError, KeyError, ValueError) as error:
-            observer.noted(
-                "max-message-bytes-unknown",
-                topic=resource.name,
-                assumed=DEFAULT_MAX_MESSAGE_BYTES,
-                reason=str(error),
-            )
-    return limits, rules
-
-
-def _rules(entries: Mapping[str, Any]) -> Rules:
-    def milliseconds(name: str) -> int | None:
-        """None where the limit is Kafka's way of saying that there is none."""
-        value = int(entries[name].value) if name in entries else NO_LIMIT
-        return None if value >= NO_LIMIT else value
-
-    stamped_by_broker = entries["message.timestamp.type"].value == "LogAppendTime"
-    return Rules(
-        compacted="compact" in entries["cleanup.policy"].value,
-        before_milliseconds=None if stamped_by_broker else milliseconds(BEFORE),
-        after_milliseconds=None if stamped_by_broker else milliseconds(AFTER),
-    )
 
 
 def _patiently(limit_seconds: float, attempt: Callable[[], Any]) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from processor.message import Headers
 
@@ -19,22 +19,12 @@ class Partition(NamedTuple):
         return f"{self.topic}/{self.number}"
 
 
-class RawMessage(Protocol):
-    """What a consumer client hands over (confluent_kafka.Message)."""
-
-    def value(self) -> bytes | None: ...
-    def key(self) -> bytes | None: ...
-    def headers(self) -> Any: ...
-    def offset(self) -> int | None: ...
-    def timestamp(self) -> tuple[int, int]: ...
-    def leader_epoch(self) -> int | None: ...
-
-
 @dataclass(slots=True)
 class Slice:
     """One partition's share of what was consumed, in offset order.
 
-    ``first`` is the position that it was fetched from; offsets may have gaps.
+    ``first`` is the position that it was fetched from; offsets may have gaps. Messages are the
+    client's (``confluent_kafka.Message``).
     """
 
     partition: Partition

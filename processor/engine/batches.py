@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
-from processor.engine.batch import Handled, Slice, Source
+from processor.engine.batch import Handled, Partition, Slice, Source
 from processor.engine.clock import Clock
 from processor.engine.failures import DatabaseDoubt, Doubt, Restart, SessionExpired
-from processor.engine.handling import Handling
+from processor.engine.handling import Handling, Run
 from processor.engine.housekeeping import offset_of, row_of, sent
 from processor.engine.isolation import Isolation
 from processor.engine.outbox import seal
 from processor.engine.partitions import Partitions
 from processor.engine.publisher import Publisher
 from processor.engine.store import Advance, Store
+from processor.transaction import Session
 
 MAX_RESTARTS = 5
 CAUTIOUS_BATCHES = 100
@@ -23,9 +25,49 @@ CAUTIOUS_BATCHES = 100
 
 
 @dataclass(slots=True)
+class Batch:
+    """A batch on its way."""
+
+    slices: Sequence[Slice]
+    snapshot: object
+    """The group metadata of the assignment under which the slices were read."""
+    began: float
+    """When its handlers did (monotonic seconds)."""
+    run: Run | None = None
+    failure: Exception | None = None
+    """Of the last attempt."""
+    tried_at: float = 0.0
+    """When the last attempt ended."""
+    effects: Effects | None = None
+    """Known once its outputs are sealed; they travel then."""
+    landed: bool = False
+    """It has taken effect in both stores."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """What has become of a batch: effects, or a doubt."""
+
+    batch: Batch
+    handled: Sequence[Handled]
+    seconds: float
+    doubt: Doubt | None = None
+
+    @property
+    def partitions(self) -> list[Partition]:
+        return [each.partition for each in self.batch.slices]
+
+    @property
+    def whole(self) -> bool:
+        """Whether everything in it was handled and took effect."""
+        return self.doubt is None and not any(each.stop or each.rest for each in self.handled)
+
+
+@dataclass(slots=True)
 class Effects:
     """What a batch is to change, and how far that has got."""
 
+    handled: Sequence[Handled]
     moved: Sequence[Handled]
     advances: Sequence[Advance]
     sent: bool
@@ -34,26 +76,12 @@ class Effects:
     """Its advances are written, not committed."""
 
 
-class Ahead:
-    """Implements ``handling.Ahead``: Kafka and Postgres have their work while the batch goes on."""
-
-    def __init__(
-        self, send: Callable[[Sequence[Handled]], Effects], store: Callable[[Effects], None]
-    ) -> None:
-        self._send = send
-        self._store = store
-        self.effects: Effects | None = None
-
-    def handled(self, handled: Sequence[Handled]) -> None:
-        self.effects = self._send(handled)
-
-    def flushed(self) -> None:
-        if self.effects is not None:
-            self._store(self.effects)
-
-
 class Batches:
-    """Runs batches, one at a time."""
+    """Runs batches: :meth:`begin`, :meth:`depart`, :meth:`land`, :meth:`end`, each batch in turn.
+
+    The handlers of a batch may run while the one before lands in another thread: ``begin`` touches
+    neither connection nor producer as long as no handler asks Postgres, and ``land`` nothing else.
+    """
 
     def __init__(
         self,
@@ -73,65 +101,123 @@ class Batches:
         self._publisher = publisher
         self._clock = clock
         self._idle_seconds = idle_seconds
-        self._snapshot: object = None
         self._cautious = 0
         """Batches until outputs are sent before the writes are flushed again."""
 
-    def run(self, slices: Sequence[Slice], snapshot: object) -> list[Handled]:
-        """One batch, in one Postgres and one Kafka transaction.
+    @property
+    def session(self) -> Session:
+        """What handlers ask Postgres through."""
+        return self._store.session
 
-        :param snapshot: the group metadata of the assignment under which the slices were read.
-        :raises Doubt: nothing is open any more, and what stands is for recovery to find out.
+    def begin(
+        self, slices: Sequence[Slice], snapshot: object, session: Session | None = None
+    ) -> Batch:
+        """Run the handlers; a failure is kept for :meth:`end`.
+
+        :param session: what they ask Postgres through, if not :attr:`session`.
         """
-        self._snapshot = snapshot
-        began = self._clock.now()
+        batch = Batch(slices, snapshot, self._clock.now())
         try:
-            handled, effects = self._handle(slices)
-            self._take_effect(effects)
+            batch.run = self._handling.handle(slices, session)
+        except Exception as error:
+            self._failed(batch, error)
+        return batch
+
+    def depart(self, batch: Batch) -> None:
+        """Let the outputs travel, unless the writes are likely to fail.
+
+        A failure is kept for :meth:`end`; nothing of the batch is open then.
+        """
+        assert batch.run is not None, "its handlers have succeeded"
+        try:
+            self._handling.check(batch.run)
+            if not self._cautious:
+                batch.effects = self._send(batch, batch.run.handled)
+        except Exception as error:
+            self._undo()
+            self._failed(batch, error)
+
+    def land(self, batch: Batch) -> None:
+        """Have it take effect in both stores; failures are kept as those of :meth:`depart`."""
+        assert batch.run is not None, "its handlers have succeeded"
+        effects = batch.effects
+        try:
+            self._handling.flush(batch.run, partial(self._write, effects) if effects else None)
+            self._take_effect(batch, effects or self._send(batch, batch.run.handled))
+        except Exception as error:
+            self._undo()
+            self._failed(batch, error)
+
+    def end(self, batch: Batch) -> Ended:
+        """Land it, if that is still to be done, in as many attempts as it takes."""
+        try:
+            self._persist(batch)
         except Doubt as doubt:
             self._undo()
-            took = self._clock.now() - began
+            took = batch.tried_at - batch.began
             if isinstance(doubt, DatabaseDoubt) and took > self._idle_seconds:
-                raise SessionExpired(f"{doubt}, after {took:.1f} s in one batch") from doubt
-            raise
-        return handled
+                expired = SessionExpired(f"{doubt}, after {took:.1f} s in one batch")
+                expired.__cause__ = doubt
+                doubt = expired
+            return Ended(batch, (), took, doubt)
+        self._cautious = max(0, self._cautious - 1)
+        assert batch.effects is not None, "it has landed"
+        for each in batch.effects.moved:
+            self._believe(each, batch.effects.sent)
+        return Ended(batch, batch.effects.handled, batch.tried_at - batch.began)
 
-    def _handle(self, slices: Sequence[Slice]) -> tuple[list[Handled], Effects]:
-        """Run the handlers: all at once, and if that fails message by message.
+    def _persist(self, batch: Batch) -> None:
+        """All at once, and if that fails message by message.
 
-        The outputs of a batch that is expected to succeed travel while its writes are flushed.
+        :raises Doubt: what stands is for recovery to find out.
         """
+        if not batch.landed:
+            self._go(batch)
         alone = False
         for attempt in range(MAX_RESTARTS * 2):
-            ahead = None if alone or self._cautious else Ahead(self._send, self._write)
-            try:
-                if alone:
-                    handled = self._isolation.run(slices)
-                else:
-                    handled = self._handling.run(slices, ahead)
-            except Restart:
-                self._undo()
-                self._cautious = CAUTIOUS_BATCHES
+            failure, batch.failure = batch.failure, None
+            if failure is None:
+                return
+            self._undo()
+            if isinstance(failure, Doubt) or (alone and not isinstance(failure, Restart)):
+                raise failure
+            self._cautious = CAUTIOUS_BATCHES
+            if isinstance(failure, Restart):
                 self._clock.sleep(random.uniform(0.005, 0.02) * 2**attempt)  # noqa: S311
-            except Doubt:
-                raise
-            except Exception:
-                if alone:
-                    raise
-                self._undo()
-                self._cautious = CAUTIOUS_BATCHES
-                alone = True
             else:
-                self._cautious = max(0, self._cautious - 1)
-                return handled, (ahead and ahead.effects) or self._send(handled)
+                alone = True
+            self._once_more(batch, alone)
         raise Doubt("deadlocks or serialization failures do not end")
+
+    def _once_more(self, batch: Batch, alone: bool) -> None:
+        try:
+            if alone:
+                handled = self._isolation.run(batch.slices)
+                self._take_effect(batch, self._send(batch, handled))
+                return
+            batch.run = self._handling.handle(batch.slices)
+        except Exception as error:
+            self._undo()
+            self._failed(batch, error)
+            return
+        self._go(batch)
+
+    def _go(self, batch: Batch) -> None:
+        """From the handlers' end on, as far as it gets."""
+        if batch.failure is None and batch.effects is None:
+            self.depart(batch)
+        if batch.failure is None:
+            self.land(batch)
+
+    def _failed(self, batch: Batch, error: Exception) -> None:
+        batch.failure, batch.tried_at, batch.effects = error, self._clock.now(), None
 
     def _undo(self) -> None:
         """Before another run: nothing of this one may be kept, in either store."""
         self._store.rollback()
         self._publisher.abandon()
 
-    def _send(self, handled: Sequence[Handled]) -> Effects:
+    def _send(self, batch: Batch, handled: Sequence[Handled]) -> Effects:
         """Seal the outputs, and let them and the offsets travel; all stays invisible."""
         moved = [each for each in handled if each.next > each.first]
         advances = [self._advance(each) for each in moved]
@@ -139,23 +225,19 @@ class Batches:
         if entries:
             offsets = [offset_of(self._partitions[each.partition], each.next) for each in moved]
             self._publisher.prepare()
-            self._publisher.send(entries, offsets, self._snapshot)
-        return Effects(moved, advances, bool(entries))
+            self._publisher.send(entries, offsets, batch.snapshot)
+        return Effects(handled, moved, advances, bool(entries))
 
-    def _take_effect(self, effects: Effects) -> None:
+    def _take_effect(self, batch: Batch, effects: Effects) -> None:
         """Postgres commits, and then Kafka: never before that commit is known."""
-        moved = effects.moved
-        if not moved:
+        if effects.moved:
+            self._write(effects)
+            self._store.commit_written()
+            if effects.sent:
+                self._publisher.commit()
+        else:
             self._store.rollback()
-            return
-        self._write(effects)
-        self._store.commit_written()
-        for each in moved:
-            self._believe(each)
-        if effects.sent:
-            self._publisher.commit()
-            for each in moved:
-                sent(self._partitions[each.partition])
+        batch.effects, batch.landed, batch.tried_at = effects, True, self._clock.now()
 
     def _write(self, effects: Effects) -> None:
         if effects.moved and not effects.stored:
@@ -186,7 +268,7 @@ class Batches:
         rows = [(each.partition.topic, row_of(self._partitions[each.partition])) for each in moved]
         return {row.id: (topic, row.topic_id) for topic, row in rows}
 
-    def _believe(self, handled: Handled) -> None:
+    def _believe(self, handled: Handled, was_sent: bool) -> None:
         """H moved; a row without outputs waits to be lengthened until its end is sent as K."""
         owned = self._partitions[handled.partition]
         if handled.records:
@@ -197,3 +279,5 @@ class Batches:
         if handled.leader_epoch is not None:
             owned.leader_epoch = handled.leader_epoch
         owned.doubts = owned.expired = 0
+        if was_sent:
+            sent(owned)

@@ -183,9 +183,12 @@ def consumer_properties(kafka: Kafka, group_id: str, slot: str) -> dict[str, Any
     properties |= {
         # One fetch per broker is under way at a time: a seek waits for the one before it.
         "fetch.wait.max.ms": 50,
-        "fetch.queue.backoff.ms": 5,
         "fetch.error.backoff.ms": 50,
-        "queued.max.messages.kbytes": 32_768,
+        # Small turns of each partition. With a short back-off from a full queue the first of the
+        # client's list is fetched again before any other.
+        "max.partition.fetch.bytes": 262_144,
+        "fetch.queue.backoff.ms": 50,
+        "queued.max.messages.kbytes": 8_192,
         "topic.metadata.refresh.interval.ms": 30_000,
         **kafka.consumer,
         "group.id": group_id,

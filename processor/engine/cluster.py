@@ -27,6 +27,10 @@ READ_TIMEOUT_SECONDS = 5.0
 UNSTABLE = "unstable"
 """Said of an offset while a transaction that moves it is pending."""
 
+ANSWERS_OF_A_COORDINATOR = (KafkaError.GROUP_ID_NOT_FOUND, KafkaError.GROUP_AUTHORIZATION_FAILED)
+"""Refusals after which offsets may be asked for: the coordinator does not know the group, or its
+offsets are refused as well, which is told as it is."""
+
 
 @dataclass(frozen=True, slots=True)
 class TopicFacts:
@@ -88,10 +92,12 @@ class Cluster:
             self._group_id, [TopicPartition(*partition) for partition in sorted(partitions)]
         )
         with self._steps.step(Step.READ_OFFSETS):
-            future = self._admin().list_consumer_group_offsets(
-                [request], require_stable=True, request_timeout=READ_TIMEOUT_SECONDS
-            )[self._group_id]
+            admin = self._admin()
             try:
+                self._await_coordinator(admin)
+                future = admin.list_consumer_group_offsets(
+                    [request], require_stable=True, request_timeout=READ_TIMEOUT_SECONDS
+                )[self._group_id]
                 answer = future.result(READ_TIMEOUT_SECONDS + 1).topic_partitions
             except (KafkaException, TimeoutError) as error:
                 self._begin_anew()
@@ -100,6 +106,24 @@ class Cluster:
         for each in answer:
             found[Partition(each.topic, each.partition)] = _committed(each)
         return found
+
+    def _await_coordinator(self, admin: Any) -> None:
+        """Ask the group's coordinator something harmless first.
+
+        An admin client ends the process when a broker that is not the coordinator, or not yet, is
+        asked for offsets: librdkafka wants to tell a consumer's group then, which an admin client
+        has not (librdkafka issue 5040; seen at one restart of a broker in seven).
+
+        :raises KafkaException: when it does not answer as the coordinator.
+        """
+        future = admin.describe_consumer_groups(
+            [self._group_id], request_timeout=READ_TIMEOUT_SECONDS
+        )[self._group_id]
+        try:
+            future.result(READ_TIMEOUT_SECONDS + 1)
+        except KafkaException as error:
+            if error.args[0].code() not in ANSWERS_OF_A_COORDINATOR:
+                raise
 
     def log_ranges(self, partitions: Collection[Partition]) -> dict[Partition, LogRange]:
         """S and E of each partition; those that could not be read are missing."""

@@ -13,12 +13,14 @@ from typing import Any, Protocol
 
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
+from processor.engine.backlog import Backlog
 from processor.engine.batch import Partition, Slice
 from processor.engine.clients import Clients
 from processor.engine.clock import Clock
 from processor.engine.cluster import told
 from processor.engine.failures import Doubt, MemberFenced
-from processor.engine.placing import Placing, placed_at
+from processor.engine.pace import Pace
+from processor.engine.placing import Placing, Targets, placed_at
 from processor.engine.steps import Step, Steps
 
 WAKE_TIMEOUT_SECONDS = 5.0
@@ -74,7 +76,10 @@ class Consumer:
         self._mean_bytes = 1_000.0
         self._steps = steps
         self._flows: dict[Partition, Flow] = {}
-        self._left: list[Slice] = []
+        self._backlog = Backlog()
+        self._crowding: set[Partition] = set()
+        """Flowing, but not fetched for now."""
+        self._pace = Pace(clock.now)
         self._owned: set[Partition] = set()
         self._client = clients.consumer(self._error)
         self._incremental = clients.incremental
@@ -99,25 +104,38 @@ class Consumer:
         return frozenset(self._owned)
 
     def fetch(self, timeout_seconds: float) -> Fetched:
-        """What has arrived; waits for the first message only.
+        """The next batch, of what has arrived; waits for the first message only.
 
         :raises MemberFenced: when the group has replaced this member.
         """
         before = self.assignment
+        room = self._room()
+        wanted = self._pace.most(room, self._mean_bytes) - len(self._backlog)
         with self._steps.step(Step.CONSUME):
-            # With messages left over it is polled all the same, or the group takes it for dead.
-            messages = self._client.consume(1, 0 if self._left else timeout_seconds)
-            if messages and not self._left and self._room() > 1:
-                messages += self._client.consume(self._room() - 1, 0)
+            # Without any room it is polled all the same, or the group takes it for dead.
+            messages = self._client.consume(1, 0 if self._backlog else timeout_seconds)
+            if messages and wanted > 1:
+                messages += self._client.consume(wanted - 1, 0)
         if self.assignment != before:
             self._heed(messages)
             return Fetched()  # dropped: recovery seeks every partition that is still owned
-        left, self._left = self._left, []
-        return joined(left, self._sort(messages))
+        fetched, slices = self._sort(messages)
+        for each in slices:
+            self._backlog.add(each)
+        self._make_room(fetched)
+        self._backlog.drop(fetched.doubtful)
+        fetched.slices = self._backlog.take(room)
+        taken = sum(len(each.messages) for each in fetched.slices)
+        self._pace.took(taken, others_wait=bool(self._backlog))
+        return fetched
 
-    def give_back(self, rest: Slice) -> None:
-        """Messages that a batch had no room for; the next fetch returns them first."""
-        self._left.append(rest)
+    def give_back(self, rest: Slice, has_waited: bool = True) -> None:
+        """Messages that were fetched in vain; they come before all others of their partition.
+
+        :param has_waited: nothing of the partition was handled: its turn is the next one.
+        """
+        self._backlog.put_back(rest, has_waited)
+        self._pace.gave_back(len(rest.messages))
 
     def start(self, positions: dict[Partition, tuple[int, int | None]]) -> None:
         """Let partitions flow from (offset, leader epoch).
@@ -126,12 +144,7 @@ class Consumer:
         """
         if not positions:
             return
-        targets = {p: placed_at(p, *at) for p, at in positions.items()}
-        flowing = {p: placed_at(p, f.position, f.epoch) for p, f in self._flows.items()}
-        try:
-            self._placing.start(targets, flowing)
-        except KafkaException as error:
-            raise Doubt(f"seek: {told(error)}") from None
+        self._place({p: placed_at(p, *at) for p, at in positions.items()})
         for partition, (offset, epoch) in positions.items():
             self._flows[partition] = Flow(offset, epoch)
         self._wake(positions)
@@ -139,7 +152,8 @@ class Consumer:
     def hold(self, partitions: Collection[Partition]) -> None:
         """Stop the flow; what is in hand of these partitions is dropped."""
         held = [p for p in partitions if self._flows.pop(p, None) is not None]
-        self._left = [rest for rest in self._left if rest.partition not in partitions]
+        self._backlog.drop(partitions)
+        self._crowding.difference_update(partitions)
         self._placing.pause(held)
 
     def idle_end(self, partition: Partition, next_offset: int) -> int | None:
@@ -163,6 +177,45 @@ class Consumer:
         """How many messages a batch may have, by count and by the bytes they seem to need."""
         return max(1, min(self._max_messages, int(self._max_bytes / self._mean_bytes)))
 
+    def _place(self, targets: Targets) -> None:
+        """Fetch these from there on, and what flows from where it is.
+
+        :raises Doubt: when the client does not take it.
+        """
+        try:
+            self._placing.start(targets, self._flowing(self._flows))
+            self._placing.pause(self._crowding - targets.keys())
+        except KafkaException as error:
+            raise Doubt(f"seek: {told(error)}") from None
+
+    def _flowing(self, partitions: Iterable[Partition]) -> Targets:
+        """Where the client is to go on."""
+        at = {partition: self._flows[partition] for partition in partitions}
+        return {p: placed_at(p, flow.position, flow.epoch) for p, flow in at.items()}
+
+    def _make_room(self, fetched: Fetched) -> None:
+        """A partition that there is enough of for a while is not fetched meanwhile.
+
+        The client has one queue for all: what is in it of one partition, thousands perhaps, is in
+        front of whatever comes for the others.
+        """
+        held = self._backlog.of
+        roomy = [p for p in self._crowding if held(p) <= self._pace.few]
+        if roomy:
+            self._crowding.difference_update(roomy)
+            for partition in roomy:
+                self._flows[partition].end = None
+            try:
+                self._place(self._flowing(roomy))
+            except Doubt as doubt:
+                fetched.doubtful.update(dict.fromkeys(roomy, str(doubt)))
+        many = self._pace.many
+        if len(self._backlog) <= many:
+            return
+        large = {p for p in self._flows if held(p) > many} - self._crowding
+        self._placing.pause(large)
+        self._crowding |= large
+
     def _wake(self, partitions: Iterable[Partition]) -> None:
         """Ask the partitions' leaders for anything.
 
@@ -176,7 +229,7 @@ class Consumer:
         except KafkaException as error:
             self.last_error = told(error)
 
-    def _sort(self, messages: list[Any]) -> Fetched:
+    def _sort(self, messages: list[Any]) -> tuple[Fetched, list[Slice]]:
         """By partition, checked: nothing before the position, offsets strictly rising."""
         fetched = Fetched()
         slices: dict[tuple[str, int], Slice | None] = {}
@@ -194,33 +247,31 @@ class Consumer:
                 target.messages.append(message)
                 size += len(message)
                 count += 1
-        for found in slices.values():
-            if found is not None:
-                self._accept(found, fetched)
         if count:
             self._mean_bytes += 0.2 * (max(1.0, size / count) - self._mean_bytes)
-        return fetched
+        found = [each for each in slices.values() if each is not None]
+        return fetched, [each for each in found if self._accept(each, fetched)]
 
     def _slice(self, partition: Partition) -> Slice | None:
         """None for a partition that does not flow: its messages are dropped."""
         flow = self._flows.get(partition)
         return None if flow is None else Slice(partition, flow.position, [])
 
-    def _accept(self, found: Slice, fetched: Fetched) -> None:
+    def _accept(self, found: Slice, fetched: Fetched) -> bool:
         flow = self._flows.get(found.partition)
         if flow is None or found.partition in fetched.doubtful:
-            return
+            return False
         at = found.first - 1
         for message in found.messages:
             offset = message.offset()
             if offset <= at:
                 fetched.doubtful[found.partition] = f"offset {offset} came after {at}"
-                return
+                return False
             at = offset
         flow.position, flow.epoch = at + 1, found.messages[-1].leader_epoch()
         if flow.end is not None and flow.end <= at:
             flow.end = None
-        fetched.slices.append(found)
+        return True
 
     def _heed(self, messages: list[Any]) -> None:
         """What the client says of itself it says once, also behind an assignment."""
@@ -287,7 +338,8 @@ class Consumer:
     def _changed(self) -> None:
         """Drop everything in hand; each partition flows again when recovery has started it."""
         self.assignment += 1
-        self._left.clear()
+        self._backlog.clear()
+        self._crowding.clear()
         flowing = list(self._flows)
         self._flows.clear()
         self._placing.pause(flowing)
@@ -295,19 +347,6 @@ class Consumer:
 
 def _of_no_partition(message: Any) -> bool:
     return message.topic() is None or message.partition() is None or message.partition() < 0
-
-
-def joined(left: list[Slice], fetched: Fetched) -> Fetched:
-    """What was left over, with what has come since behind it."""
-    by_partition = {each.partition: each for each in left}
-    for each in fetched.slices:
-        earlier = by_partition.get(each.partition)
-        if earlier is None:
-            by_partition[each.partition] = each
-        else:
-            earlier.messages.extend(each.messages)
-    fetched.slices = [s for p, s in by_partition.items() if p not in fetched.doubtful]
-    return fetched
 
 
 _FENCED = (KafkaError.FENCED_INSTANCE_ID, KafkaError._FENCED, KafkaError._FATAL)

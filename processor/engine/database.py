@@ -71,6 +71,7 @@ class Database:
         self._steps = steps
         self._isolation = isolation
         self._limits = ""
+        self._commit = ""
         self._connection: Connection | None = None
         self._warnings: list[str] = []
         self._pipeline_broke = False
@@ -125,14 +126,15 @@ class Database:
         """Commit, and be sure of it.
 
         The statement time-out is lifted in the same packet: a time-out while COMMIT waits for a
-        synchronous standby would leave the commit standing and say otherwise.
+        synchronous standby would leave the commit standing and say otherwise. Durability is asked
+        for there once more, and the warning when it was not had, whatever a handler has set.
 
         :raises DatabaseDoubt: when it is not certain that the transaction is durable.
         """
         connection = self._open()
         self._warnings.clear()
         with self._steps.step(Step.COMMIT), doubtful("commit"):
-            cursor = self._run_or_close(connection, "SET LOCAL statement_timeout = 0; COMMIT")
+            cursor = self._run_or_close(connection, self._commit)
             while cursor.nextset():
                 pass
         if cursor.statusmessage != "COMMIT":
@@ -206,7 +208,12 @@ class Database:
             prepare=False,
         ).fetchone()
         assert row is not None
-        self._limits = self._limited(row[0] if row[0] in STRONGER_THAN_ON else "on")
+        durability = row[0] if row[0] in STRONGER_THAN_ON else "on"
+        self._limits = self._limited(durability)
+        self._commit = (
+            f"SET LOCAL statement_timeout = 0; SET LOCAL synchronous_commit = {durability};"
+            " SET LOCAL client_min_messages = warning; COMMIT"
+        )
         self.system_identifier = row[1]
         return connection
 

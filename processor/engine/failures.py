@@ -1,7 +1,7 @@
 """What can go wrong inside the engine, and who answers for it.
 
-A :class:`Doubt` is answered by recovery, whatever caused it; a :class:`Blocked` stops one
-partition; a :class:`Restart` runs the batch's handlers again. Users never see these.
+A :class:`Doubt` is answered by recovery, whatever caused it; a :class:`Restart` runs the batch's
+handlers again. Users never see these.
 """
 
 from __future__ import annotations
@@ -54,6 +54,13 @@ class ReadFailed(Exception):
 
 class Restart(Exception):
     """A deadlock or a serialization failure: run the same batch again."""
+
+
+class Overtaken(Exception):
+    """The batch before did not take effect as it was: what was handled behind it is handled again.
+
+    A handler that asks Postgres meets it.
+    """
 
 
 class StatementRefused(Exception):

@@ -6,47 +6,40 @@ transaction is rolled back and isolation runs it again message by message.
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from time import monotonic
-from types import GeneratorType
-from typing import Any, Protocol
+from typing import Any
 
-from processor.binding import Handler
-from processor.engine.batch import DeadLetter, Handled, Partition, Slice, Stop
+from processor.engine.batch import Handled, Partition, Slice, Stop
+from processor.engine.messages import (
+    Decoded,
+    as_outputs,
+    reject,
+    start,
+    step_past,
+    timestamp_of,
+    to_message,
+)
 from processor.engine.sealing import Sealer
 from processor.engine.steps import Step, Steps
 from processor.engine.store import Store
-from processor.errors import DecodeError, PipelineError, UnknownType
-from processor.message import Headers, Message, Output
+from processor.errors import DecodeError, UnknownType
+from processor.message import Headers, Output
 from processor.routing import Route
-from processor.transaction import Transaction
+from processor.transaction import Session, Transaction
 
 FEW_ROWS = 32
 """Up to so many a batch's writes go in one round trip; more are copied."""
 HALT_UNKNOWN_TYPE = "unknown-type"
 
 
-@dataclass(slots=True)
-class Decoded:
-    """A message with its handler and event. Not frozen: that would make it three times as slow."""
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What the handlers have made of a batch; their writes are not flushed yet."""
 
-    raw: Any
-    handler: Handler
-    event: Any
-    headers: Headers = ()
-    """Read only where the handler takes the message."""
-
-
-class Ahead(Protocol):
-    """What is done before a batch is known to succeed; all of it can be undone."""
-
-    def handled(self, handled: Sequence[Handled]) -> None:
-        """The handlers have run; nothing is flushed."""
-
-    def flushed(self) -> None:
-        """The few writes are on their way, and what is written now goes with them."""
+    handled: list[Handled]
+    tx: Transaction
 
 
 class Handling:
@@ -73,46 +66,65 @@ class Handling:
         self.clock = clock
         self._unreadable: set[tuple[Partition, int]] = set()
 
-    def run(self, slices: Sequence[Slice], ahead: Ahead | None = None) -> list[Handled]:
+    def run(self, slices: Sequence[Slice]) -> list[Handled]:
         """The fast path: every message once, one flush at the end.
 
-        Stops early, leaving the rest of the slices, when the outputs grow too large or the time for
-        a batch is over. Any exception means that nothing of it may be kept.
+        Any exception means that nothing of it may be kept.
         """
-        tx = Transaction(self.store.session)
+        run = self.handle(slices)
+        self.flush(run)
+        return run.handled
+
+    def handle(self, slices: Sequence[Slice], session: Session | None = None) -> Run:
+        """Every message once; what the handlers write is buffered, unless they ask Postgres.
+
+        Stops early, leaving the rest of the slices, when the outputs grow too large or the time for
+        a batch is over.
+
+        :param session: what the handlers ask Postgres through, if not the store's own.
+        """
+        tx = Transaction(session or self.store.session)
         limits = self.limits()
-        done = []
-        with self._steps.step(Step.HANDLE, self.limit_seconds):
-            for each in slices:
-                handled = start(each)
-                done.append(handled)
-                if limits.reached(handled):
-                    handled.rest = each.messages
-                elif self.routes[each.partition.topic].batch:
-                    self._run_batch(each, handled, tx)
-                else:
-                    self._run_messages(each, handled, tx, limits)
-                limits.count(handled)
-        if ahead is not None:
-            self._no_failure(tx)
-            ahead.handled(done)
+        done: list[Handled] = []
+        try:
+            with self._steps.step(Step.HANDLE, self.limit_seconds):
+                for each in slices:
+                    handled = start(each)
+                    done.append(handled)
+                    if limits.reached(handled):
+                        handled.rest = each.messages
+                    elif self.routes[each.partition.topic].batch:
+                        self._run_batch(each, handled, tx)
+                    else:
+                        self._run_messages(each, handled, tx, limits)
+                    limits.count(handled)
+        finally:
+            tx.close(self.store.session)
+        return Run(done, tx)
+
+    def flush(self, run: Run, flushed: Callable[[], None] | None = None) -> None:
+        """Send what the handlers have written.
+
+        :param flushed: called when it is only a few writes; what it writes goes with them.
+        """
+        tx = run.tx
+        self.check(run)
         with self._steps.step(Step.FLUSH):
             rows = tx.buffered_inserts
             if rows is not None and rows <= FEW_ROWS:
                 with self.store.together():
-                    tx.flush()
+                    tx.send_buffered()
                     self.store.settle()
-                    if ahead is not None:
-                        ahead.flushed()
+                    if flushed is not None:
+                        flushed()
             else:
-                tx.flush()
+                tx.send_buffered()
                 self.store.settle()
-        self._no_failure(tx)
-        return done
+        self.check(run)
 
-    def _no_failure(self, tx: Transaction) -> None:
-        """Raise one that a handler has swallowed."""
-        failure = tx.failure or self.store.session.failure
+    def check(self, run: Run) -> None:
+        """Raise what a handler has swallowed."""
+        failure = run.tx.failure or self.store.session.failure
         if failure is not None:
             raise failure
 
@@ -165,7 +177,8 @@ class Handling:
             if unknown == "skip":
                 handled.skipped += 1
             elif unknown == "halt":
-                handled.stop = Stop(HALT_UNKNOWN_TYPE, str(error), None)
+                told = f"offset {raw.offset()}: {error}"
+                handled.stop = Stop(HALT_UNKNOWN_TYPE, told, None)
             else:
                 readable = self.headers_if_any(handled.partition, raw)
                 reject(handled, raw, None, error, 1, readable)
@@ -239,83 +252,3 @@ class Limits:
     def count(self, handled: Handled) -> None:
         """A slice is done."""
         self.output_bytes -= handled.output_bytes
-
-
-def as_outputs(result: Any) -> Iterable[Any]:
-    """What a handler has returned, one by one.
-
-    :raises PipelineError: for what cannot be outputs.
-    """
-    kind = type(result)
-    if kind is GeneratorType or kind is list:
-        return result  # type: ignore[no-any-return]
-    if isinstance(result, Output):
-        return (result,)
-    if not isinstance(result, Iterable) or isinstance(result, (str, bytes, Mapping)):
-        raise PipelineError(f"a handler returned {kind.__name__}; yield Outputs or return a list")
-    return result
-
-
-def start(each: Slice) -> Handled:
-    return Handled(each.partition, each.first, each.first)
-
-
-def step_past(raw: Any, handled: Handled) -> None:
-    handled.next = raw.offset() + 1
-    handled.leader_epoch = raw.leader_epoch()
-
-
-def to_message(partition: Partition, decoded: Decoded) -> Message[Any]:
-    raw = decoded.raw
-    return Message(
-        partition.topic,
-        partition.number,
-        raw.offset(),
-        raw.key(),
-        decoded.event,
-        decoded.headers,
-        timestamp_of(raw),
-    )
-
-
-def timestamp_of(raw: Any) -> int | None:
-    kind, value = raw.timestamp()
-    return value if kind else None
-
-
-def text_of(error: BaseException) -> str:
-    """An exception's text; its class where making a text of it fails as well."""
-    try:
-        return str(error)
-    except Exception:
-        return f"{type(error).__name__} without a text"
-
-
-def reject(
-    handled: Handled,
-    raw: Any,
-    handler: Handler | None,
-    error: BaseException,
-    attempts: int,
-    headers: Headers,
-) -> None:
-    """Set one message aside; the partition goes on."""
-    cause = error.__cause__ if error.__cause__ is not None else error
-    trace = None
-    if handler is not None:
-        trace = "".join(traceback.format_exception(cause, limit=20))[-8_000:]
-    handled.dead_letters.append(
-        DeadLetter(
-            partition=handled.partition,
-            offset=raw.offset(),
-            key=raw.key(),
-            value=raw.value(),
-            headers=headers,
-            timestamp=timestamp_of(raw),
-            handler=None if handler is None else handler.name,
-            error=type(cause).__name__,
-            reason=text_of(error)[:2_000],
-            trace=trace,
-            attempts=attempts,
-        )
-    )

@@ -70,6 +70,12 @@ class Housekeeping:
         """By the row's id, so that no V lands on the row of another topic id."""
         self._next_publish = self._next_check = self._next_seen = self._next_control = 0.0
 
+    @property
+    def is_due(self) -> bool:
+        """Whether :meth:`run` has anything to do."""
+        soonest = min(self._next_check, self._next_publish, self._next_seen, self._next_control)
+        return bool(self._partitions.changed) or self._clock() >= soonest
+
     def run(self) -> None:
         """Whatever is due.
 

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 
 from processor.engine.batch import Handled, Slice, Stop
 from processor.engine.failures import Doubt, Restart, StatementRefused
-from processor.engine.handling import Decoded, Handling, reject, start, step_past
+from processor.engine.handling import Handling
+from processor.engine.messages import Decoded, reject, start, step_past, text_of
 from processor.engine.steps import Step, Steps
 from processor.errors import Halt, PipelineError, Reject, Retry
 from processor.transaction import Transaction
@@ -74,9 +75,10 @@ class Isolation:
             if isinstance(error, StatementRefused):
                 self._attempts[place] -= 1
                 refusals = self._refusals[place] = self._refusals.get(place, 0) + 1
-                handled.stop = Stop(DATABASE_REFUSED, str(error), back_off_seconds(refusals))
+                told = _told(decoded, error)
+                handled.stop = Stop(DATABASE_REFUSED, told, back_off_seconds(refusals))
                 return
-            handled.stop = _stop(error, attempts, handler.max_attempts)
+            handled.stop = _stop(error, _told(decoded, error), attempts, handler.max_attempts)
             if handled.stop is not None:
                 return
             if isinstance(error, Reject) or attempts >= handler.max_attempts:
@@ -93,13 +95,16 @@ class Isolation:
         store.savepoint()
         tx = Transaction(store.session)
         try:
-            with self._steps.step(Step.HANDLE, self._handling.limit_seconds):
-                if decoded.handler.batch:
-                    self._handling.call_batch([decoded], handled, tx)
-                else:
-                    self._handling.call(decoded, handled, tx)
+            try:
+                with self._steps.step(Step.HANDLE, self._handling.limit_seconds):
+                    if decoded.handler.batch:
+                        self._handling.call_batch([decoded], handled, tx)
+                    else:
+                        self._handling.call(decoded, handled, tx)
+            finally:
+                tx.close(store.session)
             with self._steps.step(Step.FLUSH):
-                tx.flush()
+                tx.send_buffered()
                 store.settle()
             failure = tx.failure or store.session.failure
             if failure is not None:
@@ -117,14 +122,18 @@ class Isolation:
         return None
 
 
-def _stop(error: Exception, attempts: int, max_attempts: int) -> Stop | None:
+def _told(decoded: Decoded, error: Exception) -> str:
+    return f"{decoded.handler.name} at offset {decoded.raw.offset()}: {text_of(error)}"
+
+
+def _stop(error: Exception, told: str, attempts: int, max_attempts: int) -> Stop | None:
     """Why this error stops the partition; None where only its message is concerned."""
     if isinstance(error, Halt):
-        return Stop("handler-halt", str(error), None)
+        return Stop("handler-halt", told, None)
     if isinstance(error, PipelineError):
-        return Stop("pipeline-error", str(error), None)
+        return Stop("pipeline-error", told, None)
     if isinstance(error, Retry) and attempts < max_attempts:
-        return Stop("retry", str(error), min(max(error.after, 0.0), MAX_RETRY_SECONDS))
+        return Stop("retry", told, min(max(error.after, 0.0), MAX_RETRY_SECONDS))
     return None
 
 

@@ -25,6 +25,8 @@ class Known:
     older: Row | None = None
     superseded: bool = False
     other_cluster: bool = False
+    topic_elsewhere: bool = False
+    """All rows of its topic are of another cluster."""
     elsewhere: Row | None = None
     """The row under another cluster."""
     outbox: tuple[Manifest, ...] = ()
@@ -65,8 +67,24 @@ class LockedRows:
         for row in rows:
             partition = Partition(row[1], row[2])
             self._place(self.known[partition], row, topic_ids.get(partition.topic))
+        self._look_elsewhere()
         with self._steps.step(Step.LOAD):
             self._read_outbox(committed)
+
+    def _look_elsewhere(self) -> None:
+        """A partition without a row is no start where the topic's others are of another cluster."""
+        unknown = {partition.topic for partition, known in self.known.items() if known.row is None}
+        if not unknown:
+            return
+        found = self._connection.execute(
+            "SELECT topic, cluster_id FROM processor.progress WHERE group_id = %s"
+            " AND superseded_at IS NULL AND topic = ANY (%s)",
+            (self._group_id, sorted(unknown)),
+        ).fetchall()
+        here = {topic for topic, cluster_id in found if cluster_id == self._cluster_id}
+        elsewhere = {topic for topic, _ in found} - here
+        for partition, known in self.known.items():
+            known.topic_elsewhere = partition.topic in elsewhere
 
     def renew(self, row: Row, token_in_metadata: str | None, published: int | None = None) -> str:
         """Give the row a new token, so that whoever holds the old one commits nothing more.
@@ -127,12 +145,29 @@ class LockedRows:
                     ),
                 )
 
-    def initial_partitions(self, topic: str, topic_id: str) -> int | None:
-        """How many partitions the topic had at the group's first start; None before it."""
+    def revive(
+        self, partition: Partition, topic_id: str, position: int, why: str, replaces: Committed
+    ) -> bool:
+        """Begin anew with a row that another has superseded; False when there is none."""
+        token = token_hex(8)
+        intent = intent_json(Intent(position, replaces.offset, replaces.metadata, why))
+        place = (self._cluster_id, self._group_id, *partition, topic_id)
+        values = (position, position, token_hex(8), token, [token], intent)
+        found = self._connection.execute(_REVIVE, (*values, *place)).fetchone()
+        if found is None:
+            return False
+        self._connection.execute("DELETE FROM processor.outbox WHERE progress_id = %s", found)
+        return True
+
+    def initial_partitions(self, topic: str) -> int | None:
+        """How many partitions the topic had at the group's first start; None before it.
+
+        A topic that was recreated since does not start again: what it has more was added.
+        """
         found = self._connection.execute(
             "SELECT max(initial_partitions) FROM processor.progress"
-            " WHERE cluster_id = %s AND group_id = %s AND topic = %s AND topic_id = %s",
-            (self._cluster_id, self._group_id, topic, topic_id),
+            " WHERE cluster_id = %s AND group_id = %s AND topic = %s",
+            (self._cluster_id, self._group_id, topic),
         ).fetchone()
         return found[0] if found else None
 
@@ -283,6 +318,17 @@ JOIN unnest(%s::text[], %s::int[]) AS wanted (topic, partition)
 WHERE p.group_id = %s
 ORDER BY p.id
 FOR UPDATE OF p
+"""
+
+_REVIVE = """
+UPDATE processor.progress SET
+    superseded_at = NULL, next_offset = %s, published_offset = %s, verified_offset = NULL,
+    lineage = %s, token = %s, tokens_in_k = %s, token_ends = '{}', intent = %s,
+    leader_epoch = NULL, updated_at = now(),
+    system_identifier = (SELECT system_identifier FROM pg_control_system())
+WHERE cluster_id = %s AND group_id = %s AND topic = %s AND partition = %s AND topic_id = %s
+    AND superseded_at IS NOT NULL
+RETURNING id
 """
 
 _OUTBOX = """

@@ -41,9 +41,9 @@ SECOND_READING_SECONDS = 1.0
 WAITING_AFTER_SECONDS = 5.0
 STALE_AFTER_SECONDS = 45.0
 """Longer than a transaction of the usual length is open: its time-out and the broker's sweep."""
-STALE_COORDINATOR_REMEDY = (
-    "if no transaction is open, the group's coordinator keeps one that has ended: "
-    "restart the broker that leads the group's partition of __consumer_offsets"
+FORGOTTEN_REMEDY = (
+    "no transaction lasts that long by default; Kafka may have forgotten one: "
+    "docs/remedies.md, A transaction that Kafka has forgotten"
 )
 
 
@@ -157,6 +157,7 @@ class Recoverer:
             committed=committed[each.partition],
             log=logs.get(each.partition),
             truncated=each.truncated,
+            topic_elsewhere=known.topic_elsewhere,
         )
 
     def _apply(
@@ -219,17 +220,24 @@ class Recoverer:
         facts: Mapping[str, TopicFacts | str],
         started: set[str],
     ) -> None:
-        """Row 4. The first start takes all the topic's partitions, so that they agree on it."""
+        """Row 4. The first start takes all the topic's partitions, so that they agree on it; but
+        not those that have a K, which rows 2 and 3 are for.
+        """
         topic, number = each.partition
         fact = facts[topic]
         assert isinstance(fact, TopicFacts), "the topic was read"
         each.due = self._clock()
         if topic in started:
-            return
-        initial = rows.initial_partitions(topic, fact.topic_id)
+            return None
+        initial = rows.initial_partitions(topic)
         if initial is None:
             everything = [Partition(topic, n) for n in range(fact.partitions)]
-            positions = self._cluster.positions(everything, self._start_from)
+            committed = self._cluster.committed(everything)
+            unread = [found for found in committed.values() if isinstance(found, str)]
+            if unread:
+                return self._wait(each, unread[0])
+            free = [p for p in everything if _known(committed[p]).offset is None]
+            positions = self._cluster.positions(free, self._start_from)
             started.add(topic)
             why, initial = "first start", fact.partitions
         else:
@@ -246,6 +254,7 @@ class Recoverer:
             why,
             Committed(None, None),
         )
+        return None
 
     def _supersede(
         self, each: Owned, reading: Reading, decision: Supersede, rows: LockedRows
@@ -308,9 +317,7 @@ class Recoverer:
         each.due = now + min(1.0, 0.05 + waited / 10)
         if waited > WAITING_AFTER_SECONDS and each.state in (State.RECOVERING, State.WAITING):
             if UNSTABLE in why and waited > STALE_AFTER_SECONDS:
-                self._partitions.move(
-                    each, State.WAITING, "offset-unstable", why, STALE_COORDINATOR_REMEDY
-                )
+                self._partitions.move(each, State.WAITING, "offset-unstable", why, FORGOTTEN_REMEDY)
             else:
                 self._partitions.move(each, State.WAITING, "waiting", why)
 

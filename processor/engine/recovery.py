@@ -70,7 +70,9 @@ class Reading:
     older: Row | None
     """A row under another topic id that no other has superseded."""
     superseded: bool
-    """The topic id just read is one that a newer row has superseded: stale metadata."""
+    """The topic id just read is one that a newer row has superseded: stale metadata, or the row is
+    of another cluster, and this is the one before it.
+    """
     other_cluster: bool
     outbox: tuple[Manifest, ...]
     """Of ``row``, or else of ``older``, in order."""
@@ -79,6 +81,8 @@ class Reading:
     truncated: bool = False
     """The broker said that the leader epoch of H does not fit its log."""
     trouble: str | None = None
+    topic_elsewhere: bool = False
+    """All rows of the topic are of another cluster: it does not start here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +209,7 @@ def decide(reading: Reading) -> Decision:
     """The one answer to "what now?" for a partition."""
     if reading.trouble is not None:
         return Wait(reading.trouble)  # 0
-    if reading.superseded:
+    if reading.superseded and not reading.other_cluster:
         return Wait(f"topic id {reading.topic_id} was superseded; the metadata is stale")  # 0
     if reading.row is None:
         return _without_row(reading)
@@ -225,6 +229,8 @@ def _without_row(reading: Reading) -> Decision:
             f"topic id was {older.topic_id} and is {reading.topic_id}; "
             f"handled up to {older.next_offset}, verified up to {older.verified_offset}",
         )  # 6
+    if committed.offset is None and reading.topic_elsewhere:
+        return HaltAt(Halt.CLUSTER_CHANGED, "this topic's rows are of another cluster")  # 1
     if committed.offset is None:
         return Start()  # 4
     if read_metadata(committed.metadata) is not None:

@@ -16,6 +16,8 @@ RECORD_OVERHEAD_BYTES = 96
 """Of a record and its batch, beside key, value and headers."""
 PROVENANCE_BYTES = 160
 """At most what the ``processor-source`` header adds."""
+MOST_PARTITIONS = 2**31
+"""Kafka numbers partitions with 32 bits."""
 OVERHEAD_BYTES = RECORD_OVERHEAD_BYTES + PROVENANCE_BYTES
 
 
@@ -30,7 +32,7 @@ class Rules:
     """How far a timestamp may lie before and after the broker's clock."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Lane:
     """All that has to be known of a topic to seal an output for it."""
 
@@ -40,6 +42,20 @@ class Lane:
     """Of a record, with its overhead."""
     partitions: int | None
     rules: Rules | None
+    latest: float = -inf
+    """A timestamp up to this one has been found not to lie too far ahead (milliseconds)."""
+
+    def check(self, key: bytes | None, when: int) -> None:
+        """:raises ValueError: for what breaks the topic's rules."""
+        rules = self.rules
+        if rules is None:
+            self.latest = inf
+            return
+        now = int(time() * 1_000)
+        check_rules(self.name, rules, key, when, now)
+        if not rules.compacted and rules.before_milliseconds is None:
+            after = rules.after_milliseconds
+            self.latest = inf if after is None else now + after
 
 
 class Sealer:
@@ -84,43 +100,64 @@ class Sealer:
             )
         value = output.value
         if value is not None and type(value) is not bytes:
-            value = value if isinstance(value, bytes) else lane.encode(value)
+            value = sealed_value(lane, value)
         key = output.key
         if type(key) is not bytes and key is not None:
             key = as_bytes("key", key)
         headers = sealed_headers(output.headers) if output.headers else ()
-        if output.partition is not None:
-            check_partition(lane, output.partition)
-        size = size_of(key, value, headers)
+        number = output.partition
+        if number is not None:
+            number = checked_partition(lane, number)
+        size = (len(key) if key else 0) + (len(value) if value else 0)
+        if headers:
+            size += size_of(None, None, headers)
         if size + OVERHEAD_BYTES > lane.max_bytes:
             whole = size + OVERHEAD_BYTES
             raise OutputTooLarge(
                 f"an output of {whole} bytes; {lane.name!r} takes {lane.max_bytes}"
             )
-        when = checked_timestamp(output.timestamp, timestamp)
-        if lane.rules is not None:
-            check_rules(lane.name, lane.rules, key, when)
-        return Record(lane.name, key, value, headers, when, output.partition, offset), size
+        when = timestamp
+        if output.timestamp is not None or when is None:
+            when = checked_timestamp(output.timestamp, timestamp)
+        if when > lane.latest:
+            lane.check(key, when)
+        return Record(lane.name, key, value, headers, when, number, offset), size
 
 
 def sealed_headers(given: Iterable[tuple[Any, Any]]) -> tuple[tuple[str, bytes | None], ...]:
     return tuple((header_name(name), as_bytes("header value", content)) for name, content in given)
 
 
-def check_partition(lane: Lane, number: Any) -> None:
+def sealed_value(lane: Lane, value: Any) -> bytes:
+    """:raises PipelineError: when the topic's codec does not make bytes."""
+    if isinstance(value, bytes):
+        return exactly(value)
+    found = lane.encode(value)
+    if type(found) is bytes:
+        return found
+    if not isinstance(found, (bytes, bytearray, memoryview)):
+        kind = type(found).__name__
+        raise PipelineError(f"the codec of topic {lane.name!r} returned {kind}, not bytes")
+    return bytes(found)
+
+
+def exactly(value: bytes) -> bytes:
+    """The same bytes, not of a subclass: the outbox takes no other."""
+    return value if type(value) is bytes else bytes.__getitem__(value, slice(None))
+
+
+def checked_partition(lane: Lane, number: Any) -> int:
     """A partition that does not exist would be refused after Postgres has committed."""
-    count = lane.partitions
-    if not isinstance(number, int) or number < 0 or (count is not None and number >= count):
+    count = MOST_PARTITIONS if lane.partitions is None else lane.partitions
+    if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < count:
         raise ValueError(f"{lane.name!r} has no partition {number!r}")
+    return int(number)
 
 
-def check_rules(topic: str, rules: Rules, key: bytes | None, when: int) -> None:
+def check_rules(topic: str, rules: Rules, key: bytes | None, when: int, now: int) -> None:
     if rules.compacted and key is None:
         raise ValueError(f"{topic!r} is compacted: each output needs a key")
     after, before = rules.after_milliseconds, rules.before_milliseconds
-    if after is None and before is None:
-        return
-    now = int(time() * 1_000)
     if after is not None and when - now > after:
         raise ValueError(f"timestamp {when} lies too far ahead for {topic!r}")
     if before is not None and now - when > before:
@@ -129,10 +166,12 @@ def check_rules(topic: str, rules: Rules, key: bytes | None, when: int) -> None:
 
 def as_bytes(what: str, value: object) -> bytes | None:
     """:raises TypeError: for anything that is neither bytes, text nor None."""
-    if isinstance(value, bytes) or value is None:
-        return value
+    if value is None:
+        return None
+    if isinstance(value, bytes):
+        return exactly(value)
     if isinstance(value, str):
-        return value.encode()
+        return str.encode(value)
     raise TypeError(f"an output's {what} is {type(value).__name__}, not bytes, str or None")
 
 
@@ -140,17 +179,16 @@ def header_name(name: object) -> str:
     """:raises TypeError, UnicodeEncodeError: for what is not text."""
     if not isinstance(name, str):
         raise TypeError(f"a header's name is {type(name).__name__}, not str")
-    name.encode()
-    return name
+    return str.encode(name).decode()
 
 
 def checked_timestamp(given: object, otherwise: int | None) -> int:
     """The output's own, else the input's, else now; milliseconds since the epoch."""
     if given is None:
         return int(time() * 1_000) if otherwise is None else otherwise
-    if not isinstance(given, int) or not 0 <= given < 2**63:
+    if not isinstance(given, int) or isinstance(given, bool) or not 0 <= given < 2**63:
         raise ValueError(f"an output's timestamp is {given!r}, not milliseconds since the epoch")
-    return given
+    return int(given)
 
 
 def size_of(

@@ -6,6 +6,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable
+from threading import get_ident
 
 from processor.errors import Exit
 
@@ -20,7 +21,7 @@ def end_process(step: str) -> None:
 
 
 class Watchdog:
-    """A deadline for the call under way, counted in ticks of its own thread.
+    """A deadline for the call under way in each thread, counted in ticks of its own thread.
 
     Time in which the whole process was stopped (SIGSTOP, a suspended machine) does not count:
     the thread was stopped with it, and each tick counts once however late it comes.
@@ -28,8 +29,8 @@ class Watchdog:
 
     def __init__(self, expired: Callable[[str], None] = end_process) -> None:
         self._expired = expired
-        self._step: str | None = None
-        self._ticks_left = 0
+        self._calls: dict[int, Guard] = {}
+        """The innermost of each thread."""
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -44,28 +45,31 @@ class Watchdog:
 
     def guard(self, step: str, limit_seconds: float) -> Guard:
         """Guards nest: the inner one counts while it lasts."""
-        return Guard(self, step, max(2, round(limit_seconds / TICK_SECONDS)))
+        return Guard(self._calls, step, max(2, round(limit_seconds / TICK_SECONDS)))
 
     def _watch(self) -> None:
         while not self._stop.wait(TICK_SECONDS):
-            self._ticks_left -= 1
-            step = self._step
-            if step is not None and self._ticks_left < 0:
-                self._expired(step)
+            for guard in list(self._calls.values()):
+                guard.ticks_left -= 1
+                if guard.ticks_left < 0:
+                    self._expired(guard.step)
 
 
 class Guard:
     """A call under the watchdog's eyes. (A class: a generator takes longer, at each step.)"""
 
-    __slots__ = "_outer", "_step", "_ticks", "_watchdog"
+    __slots__ = "_calls", "_outer", "_thread", "step", "ticks_left"
 
-    def __init__(self, watchdog: Watchdog, step: str, ticks: int) -> None:
-        self._watchdog, self._step, self._ticks = watchdog, step, ticks
+    def __init__(self, calls: dict[int, Guard], step: str, ticks: int) -> None:
+        self._calls, self.step, self.ticks_left = calls, step, ticks
 
     def __enter__(self) -> None:
-        watchdog = self._watchdog
-        self._outer = watchdog._step, watchdog._ticks_left
-        watchdog._ticks_left, watchdog._step = self._ticks, self._step
+        self._thread = get_ident()
+        self._outer = self._calls.get(self._thread)
+        self._calls[self._thread] = self
 
     def __exit__(self, *_: object) -> None:
-        self._watchdog._step, self._watchdog._ticks_left = self._outer
+        if self._outer is not None:
+            self._calls[self._thread] = self._outer
+        else:
+            self._calls.pop(self._thread, None)

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from math import inf
 
 from processor.engine.batch import Handled, Partition, Slice, Stop
-from processor.engine.batches import Batches
+from processor.engine.batches import Ended
 from processor.engine.clock import Clock
 from processor.engine.consumer import Consumer, Fetched
 from processor.engine.failures import Doubt, MemberFenced, PublishDoubt, SessionExpired
 from processor.engine.halts import resume_remedy
 from processor.engine.housekeeping import Housekeeping, TopicReplaced
 from processor.engine.observer import Observer
+from processor.engine.overlap import Overlap
 from processor.engine.partitions import Owned, Partitions, State
 from processor.engine.publisher import Publisher
 from processor.engine.recoverer import Recoverer
@@ -38,7 +39,7 @@ class Rooms:
     """The worker's collaborators, one for each role."""
 
     partitions: Partitions
-    batches: Batches
+    overlap: Overlap
     store: Store
     publisher: Publisher
     register: Register
@@ -82,6 +83,7 @@ class Worker:
             try:
                 self.turn()
             except MemberFenced as error:
+                self._let_go()
                 self._still_ours()
                 self._rooms.observer.noted("member-fenced", reason=str(error))
                 return Exit.STUCK  # a fresh process joins anew
@@ -105,12 +107,15 @@ class Worker:
         self._distrust(fetched)
         if fetched.slices:
             self._process(fetched.slices)
+        else:
+            self._settle()
         self._try_again()
         self._recover()
         self._keep_house()
 
     def drain(self) -> Exit:
         """Finish: K = H and P for what is known; the rest is for the next owner's recovery."""
+        self._let_go()
         halted = [each.state is State.HALTED for each in self._partitions]
         self._give_up(set(self._partitions.owned))
         try:
@@ -122,12 +127,14 @@ class Worker:
 
     def assigned(self, partitions: Collection[Partition]) -> None:
         """Inside the callback: everything owned is recovered under the new snapshot."""
+        self._let_go()
         self._rooms.publisher.retire()
         self._partitions.replace(partitions)
         self._rooms.observer.assigned(partitions)
 
     def revoked(self, partitions: Collection[Partition]) -> None:
         """Inside the callback: give away cleanly what can be; the rest waits for an assignment."""
+        self._let_go()
         self._give_up(partitions)
         self._partitions.remove(partitions)
         for each in self._partitions.running():
@@ -136,8 +143,23 @@ class Worker:
 
     def lost(self, partitions: Collection[Partition]) -> None:
         """Inside the callback: somebody else may have them already."""
+        self._let_go()
         self._rooms.publisher.retire()
         self._partitions.remove(partitions)
+
+    def _let_go(self) -> None:
+        """A batch that takes effect ends, well or not, before anything else is done.
+
+        Of one in doubt no K may be sent: what it has published may stand.
+        """
+        for ended in self._rooms.overlap.let_go():
+            if ended.doubt is None:
+                self._tell(ended)
+                continue
+            self._rooms.publisher.retire()
+            self._rooms.observer.doubted(str(ended.doubt), ended.partitions)
+            for partition in ended.partitions:
+                self._partitions.move(self._partitions[partition], State.RECOVERING)
 
     def _give_up(self, partitions: Collection[Partition]) -> None:
         try:
@@ -148,47 +170,70 @@ class Worker:
 
     def _patience(self) -> float:
         """How long to wait for a message: not at all while something is due."""
+        if self._rooms.overlap.landing:
+            return 0.0
         soonest = min(
             (e.due for e in self._partitions if e.state is not State.RUNNING), default=inf
         )
         return min(IDLE_SECONDS, max(0.0, soonest - self._clock.now()))
 
     def _distrust(self, fetched: Fetched) -> None:
+        if fetched.doubtful or fetched.truncated:
+            self._settle()
         for partition in fetched.truncated:
             if partition in self._partitions.owned:
                 self._partitions[partition].truncated = True
         for partition, why in fetched.doubtful.items():
             self._doubt(Doubt(why), [partition])
-        for each in list(fetched.slices):
-            owned = self._partitions[each.partition]
-            if owned.state is not State.RUNNING or owned.next_offset != each.first:
-                fetched.slices.remove(each)
-                why = f"fetched from {each.first}, but H is {owned.next_offset}"
-                self._doubt(Doubt(why), [each.partition])
+        if not all(map(self._fits, fetched.slices)):
+            self._settle()
+        for each in [each for each in fetched.slices if not self._fits(each)]:
+            fetched.slices.remove(each)
+            h = self._partitions[each.partition].next_offset
+            self._doubt(Doubt(f"fetched from {each.first}, but H is {h}"), [each.partition])
+
+    def _fits(self, each: Slice) -> bool:
+        """Whether it begins at H, once a batch that lands has done so."""
+        owned, expected = self._partitions[each.partition], self._rooms.overlap.expected
+        h = expected(each.partition)
+        h = owned.next_offset if h is None else h
+        return owned.state is State.RUNNING and h == each.first
 
     def _process(self, slices: Sequence[Slice]) -> None:
-        began = self._clock.now()
-        try:
-            handled = self._rooms.batches.run(slices, self.consumer.snapshot)
-        except Doubt as doubt:
-            self._doubt(doubt, [each.partition for each in slices])
+        turn = self._rooms.overlap.run(slices, self.consumer.snapshot)
+        # First, because what the batch before them leaves belongs in front of them.
+        for left in reversed(turn.unhandled):
+            self.consumer.give_back(left)
+        for each in turn.ended:
+            self._ended(each)
+
+    def _settle(self) -> None:
+        for each in self._rooms.overlap.settle():
+            self._ended(each)
+
+    def _ended(self, ended: Ended) -> None:
+        if ended.doubt is not None:
+            self._doubt(ended.doubt, ended.partitions)
             return
-        # Whoever has not had a turn comes first in the next one.
-        for each in sorted(handled, key=lambda each: each.next > each.first):
+        for each in reversed(ended.handled):
             self._go_on(each)
+        self._tell(ended)
+
+    def _tell(self, ended: Ended) -> None:
         self._rooms.observer.committed(
-            partitions=len(handled),
-            handled=sum(each.handled for each in handled),
-            outputs=sum(len(each.records) for each in handled),
-            dead_letters=sum(len(each.dead_letters) for each in handled),
-            seconds=self._clock.now() - began,
+            partitions=len(ended.handled),
+            handled=sum(each.handled for each in ended.handled),
+            outputs=sum(len(each.records) for each in ended.handled),
+            dead_letters=sum(len(each.dead_letters) for each in ended.handled),
+            seconds=ended.seconds,
         )
 
     def _go_on(self, handled: Handled) -> None:
         if handled.stop is not None:
             self._stop(self._partitions[handled.partition], handled.stop)
         elif handled.rest:
-            self.consumer.give_back(Slice(handled.partition, handled.next, handled.rest))
+            rest = Slice(handled.partition, handled.next, handled.rest)
+            self.consumer.give_back(rest, has_waited=handled.next == handled.first)
 
     def _stop(self, owned: Owned, stop: Stop) -> None:
         """Hold a partition at H, for a while or until somebody resumes it."""
@@ -216,6 +261,7 @@ class Worker:
         due = self._partitions.due(self._clock.now(), State.RECOVERING, State.WAITING, State.HALTED)
         if not due:
             return
+        self._settle()
         try:
             self.recoverer.run(due)
         except Doubt as doubt:
@@ -223,6 +269,9 @@ class Worker:
             self._doubt(doubt, [each.partition for each in due])
 
     def _keep_house(self) -> None:
+        if not self.housekeeping.is_due:
+            return
+        self._settle()
         try:
             self.housekeeping.run()
         except TopicReplaced as doubt:

@@ -48,6 +48,11 @@ class Outcome:
     found: Found
 
 
+def how_to_create(pipeline: Pipeline) -> str:
+    """The command that makes a pipeline's topics."""
+    return f"processor topics create {pipeline.reference or 'PIPELINE'}"
+
+
 def topics_of(pipeline: Pipeline) -> list[str]:
     """Inputs first, then outputs, each once."""
     return list(dict.fromkeys([*pipeline.routes, *pipeline.outputs]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Iterator
 
 import pytest
@@ -16,6 +17,8 @@ WAIT_SECONDS = 30.0
 LATE_SECONDS = 1.5
 ASKED_WITHIN_SECONDS = 1.0
 """After an assignment the client has asked by then what it asks of itself."""
+MANY, FEW, AT_ONCE = 12_000, 5, 100
+SOON_FETCHES = 80
 BATCHES, BATCH = 5, 300
 """More than one fetch brings, on the real broker (1 MB) and on the simulated one (1,000)."""
 
@@ -115,3 +118,50 @@ def test_a_log_that_does_not_fit_the_leader_epoch_of_h_is_told(world: World, bef
     finally:
         consumer.close()
     assert (truncated, brought) == ({partition}, [])
+
+
+def test_many_messages_of_one_partition_do_not_hold_up_a_few_of_another(world: World) -> None:
+    """Though the client has all of the many in its queue; and none of them is lost by that."""
+    world = world.sibling()
+    world.member.leave()
+    many, few = world.new_topic("many"), world.new_topic("few")
+    for _ in range(MANY // 1_000):
+        world.append(many, [b"v" * 100] * 1_000)
+    consumer = Consumer(
+        world.clients(breakable=False), [many, few], Nobody(), AT_ONCE, 10**9, free_steps(), world
+    )
+    consumer.subscribe()
+    brought: dict[str, list[int]] = defaultdict(list)
+
+    def turn() -> None:
+        fetched = consumer.fetch(0.05)
+        assert not fetched.doubtful
+        for each in fetched.slices:
+            brought[each.partition.topic] += [message.offset() for message in each.messages]
+
+    def owned() -> bool:
+        turn()
+        return len(consumer.owned) == 2
+
+    def done() -> bool:
+        turn()
+        return len(brought[many]) >= MANY
+
+    try:
+        world.wait_until(owned, WAIT_SECONDS, "the assignment")
+        consumer.start({Partition(many, 0): (0, None), Partition(few, 0): (0, None)})
+        while len(brought[many]) < 5 * AT_ONCE:
+            turn()
+        world.append(few, [b"v"] * FEW)
+        for _ in range(SOON_FETCHES):
+            turn()
+            world.sleep(0.1)  # the handlers take their time
+            if len(brought[few]) == FEW:
+                break
+        before = len(brought[many])
+        world.wait_until(done, WAIT_SECONDS, "all of them")
+    finally:
+        consumer.close()
+    assert brought[few] == list(range(FEW))
+    assert before < MANY - 50 * AT_ONCE
+    assert brought[many] == list(range(MANY))

@@ -131,6 +131,26 @@ class TestReading:
         world.observed.execute("UPDATE processor.progress SET cluster_id = 'another'")
         [known] = world.locked([FIRST]).values()
         assert (known.row, known.other_cluster) == (None, True)
+        [known] = world.locked([Partition(TOPIC, 7)]).values()
+        assert (known.other_cluster, known.topic_elsewhere) == (False, True)
+
+    def test_rows_of_another_cluster_that_were_superseded_are_not(
+        self, world: PostgresWorld, row: Row
+    ) -> None:
+        world.observed.execute(
+            "UPDATE processor.progress SET cluster_id = 'another', superseded_at = now()"
+        )
+        [known] = world.locked([FIRST]).values()
+        assert not known.other_cluster
+        assert not known.topic_elsewhere
+
+    def test_a_topic_that_has_a_row_here_is_not_elsewhere(self, world: PostgresWorld) -> None:
+        world.started(2)
+        world.observed.execute(
+            "UPDATE processor.progress SET cluster_id = 'another' WHERE partition = 0"
+        )
+        [known] = world.locked([Partition(TOPIC, 7)]).values()
+        assert not known.topic_elsewhere
 
     def test_nothing_of_a_failed_recovery_stands(self, world: PostgresWorld, row: Row) -> None:
         def recover() -> None:
@@ -353,7 +373,7 @@ class TestStart:
 
     def test_all_partitions_start_together_with_an_intent(self, world: PostgresWorld) -> None:
         with locked(world, FIRST) as rows:
-            assert rows.initial_partitions(TOPIC, TOPIC_ID) is None
+            assert rows.initial_partitions(TOPIC) is None
             rows.start(TOPIC, TOPIC_ID, {0: 5, 1: 7}, 2, "first start", NOTHING)
         first, second = world.rows_of([FIRST, Partition(TOPIC, 1)])
         assert (first.next_offset, first.published_offset) == (5, 5)
@@ -362,8 +382,8 @@ class TestStart:
         assert first.lineage != second.lineage
         assert first.untouched
         with locked(world) as rows:
-            assert rows.initial_partitions(TOPIC, TOPIC_ID) == 2
-            assert rows.initial_partitions(TOPIC, "another-id") is None
+            assert rows.initial_partitions(TOPIC) == 2
+            assert rows.initial_partitions("another") is None
 
     def test_of_two_starts_the_first_one_stands(self, world: PostgresWorld) -> None:
         with locked(world) as rows:
@@ -377,7 +397,7 @@ class TestStart:
         world.started(2, at=5)
         late = Partition(TOPIC, 2)
         with locked(world, late) as rows:
-            initial = rows.initial_partitions(TOPIC, TOPIC_ID)
+            initial = rows.initial_partitions(TOPIC)
             rows.start(TOPIC, TOPIC_ID, {2: 0}, initial, "partition added", NOTHING)
         [row] = world.rows_of([late])
         assert (row.next_offset, row.initial_partitions) == (0, 2)
@@ -405,6 +425,21 @@ class TestMoves:
         assert world.observed.audited() == ["topic-recreated"]
         with pytest.raises(OwnerChanged):
             world.store().commit([step(row, 0, 5)], {row.id: NAMES})
+
+    def test_a_superseded_row_begins_anew(self, world: PostgresWorld, row: Row) -> None:
+        world.store().commit([step(row, 0, 5, [b"one"])], {row.id: (TOPIC, TOPIC_ID)})
+        with locked(world) as rows:
+            assert not rows.revive(FIRST, TOPIC_ID, 7, "adopt", NOTHING), "it is in use"
+        world.observed.execute("UPDATE processor.progress SET superseded_at = now()")
+        with locked(world) as rows:
+            assert rows.revive(FIRST, TOPIC_ID, 7, "adopt", Committed(3, "theirs"))
+            assert not rows.revive(Partition(TOPIC, 9), TOPIC_ID, 7, "adopt", NOTHING)
+        [again] = world.rows_of([FIRST])
+        assert (again.id, again.next_offset, again.published_offset) == (row.id, 7, 7)
+        assert again.intent == Intent(7, 3, "theirs", "adopt")
+        assert again.lineage != row.lineage
+        assert again.tokens_in_k == (again.token,)
+        assert world.observed.outbox(row.id) == []
 
     def test_move_start_sets_h_and_p_by_intent(self, world: PostgresWorld, row: Row) -> None:
         with locked(world) as rows:

@@ -27,6 +27,8 @@ PARTITIONS = 8
 PAUSE_SECONDS = 0.02
 FAILING = {400: "fail", 799: "constraint"}
 LIMIT_SECONDS = 300.0
+OVERLAP_MESSAGES = PARTITIONS // 2
+"""Of two workers' batches some land in the background, some do not."""
 LAST = Step.CLOSE
 """Comes at the end only."""
 EVERY = os.environ.get("FAULTS") == "all"
@@ -113,6 +115,7 @@ def outcome(
         return {path.name for path in files.iterdir()}
 
     settings = {"faults": " ".join(faults), "faults_folder": str(files)}
+    settings["batch_overlap_min_messages"] = str(OVERLAP_MESSAGES)
     program = "tests.support.impatient"
     with scene.service(workers=2, program=program, **settings) as service:
         load = Load(scene)

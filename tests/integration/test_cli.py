@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import resource
 import signal
-import statistics
 import subprocess
 import sys
 import time
@@ -41,21 +41,19 @@ def migrated(database: str) -> None:
 
 
 def test_help_answers_at_once(tmp_path: Path) -> None:
-    """The median of a few runs; again when the machine is busy with something else."""
-    for _ in range(3):
-        times = []
-        for _ in range(5):
-            start = time.perf_counter()
-            subprocess.run(
-                [Path(sys.executable).parent / "processor", "--help"],
-                cwd=tmp_path,
-                stdout=subprocess.DEVNULL,
-                check=True,
-            )
-            times.append(time.perf_counter() - start)
-        if statistics.median(times) < HELP_SECONDS:
-            return
-    pytest.fail(f"processor --help takes {statistics.median(times):.2f} s")
+    """By processor time, the least of a few runs: other tests share the machine."""
+    times = []
+    for _ in range(5):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run(
+            [Path(sys.executable).parent / "processor", "--help"],
+            cwd=tmp_path,
+            stdout=subprocess.DEVNULL,
+            check=True,
+        )
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        times.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    assert min(times) < HELP_SECONDS
 
 
 def test_help_imports_nothing_heavy(tmp_path: Path) -> None:
@@ -231,6 +229,11 @@ def test_a_group_or_a_pipeline_must_be_named(run: CommandLine, job: str) -> None
         assert "give a pipeline (module:attribute) or --group NAME" in found.error
 
 
+def heed_ctrl_c() -> None:
+    """Where the tests run in a shell's background, which ignores it, children would as well."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_ctrl_c_exits_130_without_a_word(run: CommandLine) -> None:
     url = f"postgresql://me@{NOWHERE}/orders"
     with subprocess.Popen(
@@ -239,6 +242,7 @@ def test_ctrl_c_exits_130_without_a_word(run: CommandLine) -> None:
         env=run.environment(database__url=url),
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=heed_ctrl_c,
     ) as process:
         assert process.stderr is not None
         assert process.stderr.readline().startswith("waiting")

@@ -17,7 +17,10 @@ from tests.simulation.search import chunk, search
 from tests.simulation.simulation import simulate
 
 CHUNK = 20
+CHUNKS = 10
+"""A process keeps a little of each seed, so after so many chunks another one takes over."""
 SHOWN = 3
+TELL_SECONDS = 60.0
 
 
 def main() -> int:
@@ -68,11 +71,11 @@ def one(seed: int, mutant: str | None) -> int:
 
 def many(first: int, count: int, processes: int) -> int:
     """Seeds in parallel; the failing ones are printed with the command that replays them."""
-    began = perf_counter()
+    began = told = perf_counter()
     done = messages = failed = 0
     virtual = 0.0
-    with ProcessPoolExecutor(processes) as pool:
-        for found in pool.map(chunk, _chunks(first, count)):
+    with multiprocessing.get_context("fork").Pool(processes, maxtasksperchild=CHUNKS) as pool:
+        for found in pool.imap(chunk, _chunks(first, count)):
             for seed, violations, sent, seconds in found:
                 done += 1
                 messages += sent
@@ -81,9 +84,13 @@ def many(first: int, count: int, processes: int) -> int:
                     failed += 1
                     if failed <= 20:
                         _tell(seed, violations)
+            rate = done / (perf_counter() - began)
+            so_far = f"{done:,} of {count:,} seeds, {rate:,.1f}/s, {failed} with a violation"
             if sys.stderr.isatty():
-                rate = done / (perf_counter() - began)
-                print(f"\r{done:,} of {count:,} seeds, {rate:,.0f}/s", end="", file=sys.stderr)
+                print(f"\r{so_far}", end="", file=sys.stderr)
+            elif perf_counter() - told > TELL_SECONDS:
+                told = perf_counter()
+                print(so_far, file=sys.stderr, flush=True)
     took = perf_counter() - began
     print(
         f"{done:,} seeds in {took:.0f} s, {done / took:.1f} seeds/s: {messages:,} messages in "

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 import msgspec
 
 from processor.engine.outbox import PROVENANCE_HEADER, read_provenance
 from tests.simulation.kafka.broker import Broker
+from tests.simulation.kafka.log import Draft, Headers
 from tests.simulation.pipeline import BAD, INPUT, OUTPUT, SHARED, Act, Told
 from tests.simulation.postgres import Server
 from tests.support import checker
@@ -27,6 +28,18 @@ class Sent:
     """The partition, of the first topic or of the one that was created after it."""
     offset: int
     act: Act
+    draft: Draft
+
+    @property
+    def told(self) -> tuple[object, ...]:
+        """What its outputs carry on."""
+        return self.draft.key, tuple(self.draft.headers), self.draft.timestamp
+
+    @property
+    def input(self) -> Input:
+        letter = (self.draft.value, *self.told)
+        is_good = self.act.do not in BAD
+        return Input(self.lane, self.offset, self.act.n, is_good, self.told, letter)
 
 
 class Audit:
@@ -44,6 +57,8 @@ class Audit:
         self._seen: object = None
         self._numbers = 0
         self._is_restored = False
+        self._earlier: list[checker.Violation] = []
+        """What the samples before a failover or a restore have shown."""
 
     @property
     def messages(self) -> int:
@@ -53,21 +68,33 @@ class Audit:
         self._numbers += 1
         return self._numbers
 
-    def arrived(self, partition: int, offsets: Sequence[int], values: Sequence[bytes]) -> None:
+    def arrived(self, partition: int, offsets: Sequence[int], drafts: Sequence[Draft]) -> None:
         """Messages were appended to the input."""
         lane = partition + RECREATED * (len(self._topic_ids) - 1)
-        for offset, value in zip(offsets, values, strict=True):
-            act = msgspec.json.decode(value, type=Act)
-            self._sent[act.n] = Sent(lane, offset, act)
+        for offset, draft in zip(offsets, drafts, strict=True):
+            act = msgspec.json.decode(draft.value or b"", type=Act)
+            self._sent[act.n] = Sent(lane, offset, act, draft)
 
     def recreated(self) -> None:
         """The input topic is about to be deleted and created again."""
-        self._samples.clear()
+        self._judge_samples()
         self._topic_ids.append("")
+
+    def failed_over(self) -> None:
+        """What the primary has committed and told nobody of is gone."""
+        self._judge_samples()
 
     def restored(self) -> None:
         """Postgres goes back: from now on P and H may, too."""
+        self._judge_samples()
         self._is_restored = True
+
+    def _judge_samples(self) -> None:
+        """Those so far are of one history."""
+        if not self._is_restored:
+            self._earlier += checker.check_samples(self._samples)
+        self._samples.clear()
+        self._last.clear()
 
     def sample(self) -> None:
         """P, K, H and the outbox at this very moment, of each partition where any has changed."""
@@ -92,7 +119,7 @@ class Audit:
             levels = (sample.published, sample.committed, sample.next_offset)
             if levels == (end, end, end) and not sample.outbox and not sample.intent:
                 rested.add(sample.partition)
-        return len(rested) == self._partitions
+        return rested.issuperset(range(self._partitions))
 
     def state(self) -> str:
         """Where everything stands, in a line."""
@@ -116,31 +143,37 @@ class Audit:
             sent = [s for s in sent if s.lane >= RECREATED or (s.lane, s.offset) in done]
         outputs = self._outputs()
         lanes = {each.lane for each in sent}
+        doubled = [
+            *_twice("took effect", ((each.partition, each.offset) for each in effects)),
+            *_twice("has an output", ((o.partition, o.offset, t.at) for o, t in outputs)),
+            *_swapped(outputs),
+        ]
         effects = [each for each in effects if each.partition in lanes]
         history = History(
-            inputs=[Input(s.lane, s.offset, s.act.n, s.act.do not in BAD) for s in sent],
+            inputs=[each.input for each in sent],
             effects=effects,
             letters=[each for each in self._letters() if each.partition in lanes],
         )
+        self._judge_samples()
         found = [
+            *self._earlier,
             *checker.check_effects(history),
             *checker.check_letters(history),
             *checker.check_provenance([output for output, _ in outputs]),
         ]
-        if not self._is_restored:
-            found += checker.check_samples(self._samples)
         for at in (0, 1):
             found += checker.check_outputs(
                 History(
                     inputs=[
-                        Input(s.lane, s.offset, self._run_of(s))
+                        Input(s.lane, s.offset, self._run_of(s), told=s.told)
                         for s in sent
                         if s.act.do not in {"silent", *BAD} and s.act.outputs > at
                     ],
                     outputs=[o for o, told in outputs if told.at == at and o.partition in lanes],
                 )
             )
-        return [*(each.sentence for each in found), *self._totals()]
+        sentences = [each.sentence for each in found]
+        return [*sentences, *doubled, *self._totals(), *self._sights()]
 
     def _effects(self) -> list[Effect]:
         """Which topic a message was of is known by its number."""
@@ -160,7 +193,9 @@ class Audit:
         found = []
         for row in self._server.committed("dead_letters"):
             lane = row["partition"] + RECREATED * self._topic_ids.index(row["topic_id"])
-            found.append(Letter(lane, row["offset"]))
+            headers = tuple(map(tuple, msgspec.msgpack.decode(row["headers"])))
+            content = (row["value"], row["key"], headers, row["timestamp"])
+            found.append(Letter(lane, row["offset"], content))
         return found
 
     def _totals(self) -> list[str]:
@@ -175,6 +210,21 @@ class Audit:
             for partition in sorted({*wanted, *found})
             if found.get(partition, 0) != wanted[partition]
         ]
+
+    def _sights(self) -> list[str]:
+        """Whoever asked Postgres has seen all that came before it in its partition."""
+        if len(self._topic_ids) > 1:
+            return []  # offsets of two topics do not tell which came before
+        effects = self._server.committed("effects")
+        found = []
+        for row in effects:
+            before = sum(
+                each["partition"] == row["partition"] and each["offset"] < row["offset"]
+                for each in effects
+            )
+            if row["seen"] is not None and row["seen"] != before:
+                found.append(f"message {row['n']} saw {row['seen']} before it, not {before}")
+        return found
 
     def _outputs(self) -> list[tuple[Output, Told]]:
         """What consumers that read committed data see, in each partition's order."""
@@ -191,6 +241,7 @@ class Audit:
                 source.next,
                 source.ordinal,
                 source.count,
+                (record.key(), _own(record.headers()), record.timestamp()[1]),
             )
             found.append((output, told))
         return found
@@ -222,3 +273,27 @@ class Audit:
                 )
             )
         return sorted(found)
+
+
+def _own(headers: Headers) -> Headers:
+    """Without the provenance."""
+    return tuple((name, value) for name, value in headers if name != PROVENANCE_HEADER)
+
+
+def _twice(what: str, places: Iterable[tuple[int, ...]]) -> list[str]:
+    """Also where a partition has stopped: it stops so that nothing is doubled."""
+    counts = Counter(places)
+    return [f"partition {p[0]} at {p[1]} {what} {n} times" for p, n in counts.items() if n > 1]
+
+
+def _swapped(outputs: Iterable[tuple[Output, Told]]) -> list[str]:
+    """A message's outputs stand in the order in which its handler gave them, in each place."""
+    last: dict[tuple[object, ...], int] = {}
+    found = []
+    for output, told in outputs:
+        message = output.place, output.partition, output.offset
+        if told.at < last.get(message, -1):
+            where = f"partition {output.partition} at {output.offset}"
+            found.append(f"{where} has output {told.at} behind {last[message]}")
+        last[message] = told.at
+    return found

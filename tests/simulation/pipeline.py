@@ -20,6 +20,7 @@ effects = Table(
     Column("offset", BigInteger),
     Column("n", BigInteger),
     Column("run", BigInteger),
+    Column("seen", BigInteger),
 )
 totals = Table(
     "totals",
@@ -56,11 +57,14 @@ DEEDS = (
     "clash",
     "retry",
     "slow",
+    "asks",
 )
 BAD = frozenset({"reject", "clash"})
 """Those become dead letters, and nothing more."""
 SHARED = -1
 """A row of ``totals`` that every partition writes to, so that workers wait for each other."""
+UNSEEN = -2
+"""What was asked for was refused, and the handler went on as if nothing had been."""
 
 
 class Runs:
@@ -100,10 +104,9 @@ def acted(act: Act, message: Message[Act], tx: Transaction) -> Iterator[Output]:
         raise Retry(after=0.05)
     if act.do == "slow":
         runs.pause(0.3)
-    tx.insert(
-        effects,
-        {"partition": message.partition, "offset": message.offset, "n": act.n, "run": run},
-    )
+    seen = asked(tx, message.partition) if act.do == "asks" else None
+    place = {"partition": message.partition, "offset": message.offset}
+    tx.insert(effects, {**place, "n": act.n, "run": run, "seen": seen})
     tx.upsert(totals, {"partition": message.partition, "total": 1}, add=["total"])
     if act.do == "shared":
         tx.upsert(totals, {"partition": SHARED, "total": 1}, add=["total"])
@@ -111,4 +114,14 @@ def acted(act: Act, message: Message[Act], tx: Transaction) -> Iterator[Output]:
         tx.insert(once, {"n": TAKEN})
     if act.do != "silent":
         for at in range(act.outputs):
-            yield Output(OUTPUT, key=message.key, value=Told(act.n, run, at))
+            told = Told(act.n, run, at)
+            yield Output(OUTPUT, key=message.key, headers=message.headers, value=told)
+
+
+def asked(tx: Transaction, partition: int) -> int:
+    """How many messages of the partition have taken effect, as Postgres tells it."""
+    try:
+        row = tx.fetch_one("SELECT total FROM totals WHERE partition = %s", (partition,))
+    except Exception:
+        return UNSEEN
+    return row[0] if row else 0

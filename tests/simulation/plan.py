@@ -60,6 +60,8 @@ BATCH_STEPS = (
     Step.END,
 )
 """A batch's way; half of the aimed faults befall it there."""
+NEVER = 1_000
+"""More messages than there are."""
 CALM_SECONDS = 12.0
 """No new fault after that."""
 
@@ -111,6 +113,12 @@ class Plan:
     fates: dict[str, tuple[float, tuple[Fate, ...]]]
     """Of each request by its name: how often something befalls it, and what."""
     batch: int
+    overlap: int
+    """From how many messages on a batch takes effect in the background."""
+    few_rows: int
+    """Up to how many its writes go in one round trip; more are copied."""
+    is_crowded: bool
+    """Partitions that have a few messages in hand are fetched no further for a while."""
     deeds: Sequence[str]
 
     def __str__(self) -> str:
@@ -134,6 +142,8 @@ def draw(seed: int, deeds: Sequence[str]) -> Plan:
     partitions = random.choice((1, 2, 2, 3))
     if "restore" in kinds and random.random() < 0.3:
         return _late_writer(seed, random, deeds)
+    if "fates" in kinds and random.random() < 0.08:
+        return _late_look_up(seed, random, deeds)
     return Plan(
         seed=seed,
         partitions=partitions,
@@ -144,6 +154,9 @@ def draw(seed: int, deeds: Sequence[str]) -> Plan:
         timed=_timed(random, kinds, slots),
         fates=_fates(random) if "fates" in kinds else {},
         batch=random.choice((1, 2, 3, 10, 100)),
+        overlap=random.choice((1, 1, 2, NEVER)),
+        few_rows=random.choice((0, 1, 32)),
+        is_crowded=random.random() < 0.5,
         deeds=deeds,
     )
 
@@ -165,6 +178,35 @@ def _late_writer(seed: int, random: Random, deeds: Sequence[str]) -> Plan:
         timed=(TimedFault(1.5, "restore", 0, 1.0),),
         fates={},
         batch=10,
+        overlap=random.choice((1, NEVER)),
+        few_rows=random.choice((0, 32)),
+        is_crowded=False,
+        deeds=deeds,
+    )
+
+
+def _late_look_up(seed: int, random: Random, deeds: Sequence[str]) -> Plan:
+    """Partitions change hands under load, and where their logs end is answered late."""
+    kill = (
+        TimedFault(random.uniform(1.0, 5.0), "kill", random.randrange(2), 0.1) for _ in range(3)
+    )
+    bursts = (
+        Arrival(random.uniform(0.0, 7.0), random.randrange(2), ("write",) * 3, "none")
+        for _ in range(30)
+    )
+    return Plan(
+        seed=seed,
+        partitions=2,
+        slots=2,
+        kinds=frozenset({"fates", "kill"}),
+        arrivals=tuple(sorted(bursts, key=lambda each: each.at)),
+        aimed=(),
+        timed=tuple(sorted(kill, key=lambda each: each.at)),
+        fates={"ListOffsets": (0.6, (Fate.LATE, Fate.SLOW))},
+        batch=random.choice((2, 10, 100)),
+        overlap=random.choice((1, NEVER)),
+        few_rows=random.choice((0, 32)),
+        is_crowded=random.random() < 0.5,
         deeds=deeds,
     )
 

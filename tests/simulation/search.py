@@ -18,7 +18,7 @@ def chunk(seeds: range) -> list[tuple[int, tuple[str, ...], int, float]]:
     for seed in seeds:
         outcome = simulate(seed)
         found.append((seed, outcome.violations, outcome.messages, outcome.seconds))
-        gc.collect()
+    gc.collect()
     gc.enable()
     return found
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from functools import cache, partial
+from typing import Any
 from unittest import mock
 
 import msgspec
 from pydantic import SecretStr
 
-from processor.engine import assembly, batches, locked_rows
+from processor.engine import assembly, batches, handling, locked_rows, pace
 from processor.engine import worker as worker_module
 from processor.engine.assembly import Slot, assemble
 from processor.engine.batch import Partition
@@ -30,6 +31,7 @@ from tests.simulation import pipeline as simulated
 from tests.simulation.audit import Audit
 from tests.simulation.kafka.broker import Broker
 from tests.simulation.kafka.clients import SimulatedClients
+from tests.simulation.kafka.log import Draft
 from tests.simulation.network import Fate, Network, Request
 from tests.simulation.pipeline import INPUT, OUTPUT, PARTITIONS_OUT, Act, pipeline
 from tests.simulation.plan import CALM_SECONDS, AimedFault, Arrival, Plan, TimedFault, draw
@@ -45,6 +47,14 @@ RESTART_SECONDS = 0.3
 IDLE_SECONDS = 0.4
 """How long a worker waits for messages: longer than in earnest, because each turn costs."""
 LOOK_SECONDS = 0.25
+CROWDED = {
+    "CROWDING_SECONDS": 0.0,
+    "CROWDING_MESSAGES": 2,
+    "ROOMY_SECONDS": 0.0,
+    "ROOMY_MESSAGES": 1,
+}
+FIRST_TIME = 1_000_000
+"""Of the messages' own times (milliseconds)."""
 STANDBY_SECONDS = 1.0
 WAKE_SECONDS = 0.05
 OTHERS_TAKE_OVER_SECONDS = SESSION_SECONDS + 0.5
@@ -60,6 +70,8 @@ class Halted:
     partition: Partition
     reason: str
     detail: str
+    has_cause: bool
+    """Something that has happened by then is one."""
 
     def __str__(self) -> str:
         return f"{self.partition} halts: {self.reason}: {self.detail}"
@@ -68,14 +80,17 @@ class Halted:
 class Observed(Told):
     """Also keeps the halts, of which there must be none without a cause."""
 
-    def __init__(self, timeline: Timeline, who: str, halts: list[Halted]) -> None:
+    def __init__(self, timeline: Timeline, who: str, halts: list[Halted], causes: set[str]) -> None:
         super().__init__(timeline, who)
         self._halts = halts
+        self._causes = causes
 
     def entered(self, report: Report) -> None:
         super().entered(report)
         if report.state == "halted":
-            self._halts.append(Halted(report.partition, str(report.reason), str(report.detail)))
+            reason, detail = str(report.reason), str(report.detail)
+            has_cause = reason in self._causes
+            self._halts.append(Halted(report.partition, reason, detail, has_cause))
 
 
 class WatchedBroker(Broker):
@@ -129,7 +144,7 @@ class Outcome:
 
 
 @cache
-def settings(batch: int) -> Settings:
+def settings(batch: int, overlap: int) -> Settings:
     """They look at the environment, which takes longer than a request or two."""
     return Settings(
         kafka=KafkaSettings(
@@ -141,6 +156,7 @@ def settings(batch: int) -> Settings:
         instance=INSTANCE,
         batch_max_messages=batch,
         batch_max_seconds=0.5,
+        batch_overlap_min_messages=overlap,
         halt_recheck_seconds=2.0,
         topic_check_seconds=3.0,
     )
@@ -174,7 +190,7 @@ class Simulation:
         self.may_halt: set[str] = set()
         """The reasons that something has given."""
         self.bugs: list[str] = []
-        self.settings = settings(self.plan.batch)
+        self.settings = settings(self.plan.batch, self.plan.overlap)
         self._left = len(self.plan.arrivals)
         self._to_come = sum(each.kind == "restore" for each in self.plan.timed)
         self._calm = False
@@ -193,7 +209,7 @@ class Simulation:
             simulated.begin(self.time.pause)
             self._schedule()
             self.time.run(lambda: self._at_rest, CALM_SECONDS + REST_SECONDS)
-            violations = [str(each) for each in self.halts if each.reason not in self.may_halt]
+            violations = [str(each) for each in self.halts if not each.has_cause]
             violations += self.bugs
             if not self._at_rest:
                 violations.append(f"not at rest: {self.audit.state()}")
@@ -227,12 +243,18 @@ class Simulation:
         def token_hex(count: int) -> str:
             return chance.randbytes(count).hex()
 
-        with (
-            mock.patch.object(assembly, "token_hex", token_hex),
-            mock.patch.object(locked_rows, "token_hex", token_hex),
-            mock.patch.object(batches.random, "uniform", chance.uniform),
-            mock.patch.object(worker_module, "IDLE_SECONDS", IDLE_SECONDS),
-        ):
+        patches = [
+            (assembly, "token_hex", token_hex),
+            (locked_rows, "token_hex", token_hex),
+            (batches.random, "uniform", chance.uniform),
+            (worker_module, "IDLE_SECONDS", IDLE_SECONDS),
+            (handling, "FEW_ROWS", self.plan.few_rows),
+        ]
+        if self.plan.is_crowded:
+            patches += [(pace, name, value) for name, value in CROWDED.items()]
+        with ExitStack() as stack:
+            for each in patches:
+                stack.enter_context(mock.patch.object(*each))
             yield
 
     # What happens when
@@ -251,24 +273,29 @@ class Simulation:
 
     def _arrive(self, arrival: Arrival) -> None:
         self._left -= 1
-        values = [
-            msgspec.json.encode(Act(self.audit.next_number(), deed, 1 + number % 2))
+        drafts = [
+            self._draft(Act(self.audit.next_number(), deed, 1 + number % 2))
             for number, deed in enumerate(arrival.deeds)
         ]
-        offsets = self._append(arrival, values)
+        offsets = self._append(arrival, drafts)
         if arrival.transaction != "aborted":
-            self.audit.arrived(arrival.partition, offsets, values)
+            self.audit.arrived(arrival.partition, offsets, drafts)
         if self.timeline.on:
             self.timeline.add("producer", f"{INPUT}/{arrival.partition}: {arrival}")
 
-    def _append(self, arrival: Arrival, values: list[bytes]) -> list[int]:
+    def _draft(self, act: Act) -> Draft:
+        """Some have a key, some headers, each a time of its own: all of it is to arrive."""
+        key = b"%d" % (act.n % 4) if act.n % 3 else None
+        headers = [("about", b"%d" % act.n), ("about", b"")] if act.n % 2 else []
+        return self.broker.draft(key, msgspec.json.encode(act), headers, FIRST_TIME + act.n)
+
+    def _append(self, arrival: Arrival, drafts: list[Draft]) -> list[int]:
         if arrival.transaction == "none":
-            return [self.broker.append(INPUT, arrival.partition, value) for value in values]
+            return [self.broker.append(INPUT, arrival.partition, *_parts(d)) for d in drafts]
         first = self.broker.log(INPUT, arrival.partition).end
-        keyed = [(None, value) for value in values]
         commit = arrival.transaction == "committed"
-        self.broker.append_transaction(INPUT, arrival.partition, keyed, commit)
-        return list(range(first, first + len(values)))
+        self.broker.append_transaction(INPUT, arrival.partition, drafts, commit)
+        return list(range(first, first + len(drafts)))
 
     def _inflict(self, fault: TimedFault) -> None:
         self.timeline.add("fault", str(fault))
@@ -293,8 +320,9 @@ class Simulation:
             self._plan_restore(fault.seconds)
         elif fault.kind == "recreate":
             self.may_halt.add("topic-recreated")
+            more = int(self.time.random.random() < 0.4)
             self.audit.recreated()
-            self.broker.recreate_topic(INPUT, keep_offsets=self.time.random.random() < 0.5)
+            self.broker.recreate_topic(INPUT, self.time.random.random() < 0.5, more)
         else:
             place.end()
             place.start_at = self.time.now() + fault.seconds
@@ -354,7 +382,7 @@ class Simulation:
     def _promote(self, state: State) -> None:
         self.timeline.add("fault", "the standby is promoted")
         self._failover = Failover.NONE
-        self.audit.restored()
+        self.audit.failed_over()
         self.server.restore(state)
 
     def _calm_down(self) -> None:
@@ -411,7 +439,7 @@ class Simulation:
             self.bugs.append(f"{place.process.name} ended by {error!r}")
 
     def _work(self, place: Place, process: Process) -> Exit:
-        told = Observed(self.timeline, process.name, self.halts)
+        told = Observed(self.timeline, process.name, self.halts, self.may_halt)
         steps = Steps(Watchdog(), told, partial(self._at_edge, place, process))
         slot = Slot(GROUP, INSTANCE, place.number)
         name = application_name(GROUP, str(slot))
@@ -438,7 +466,7 @@ class Simulation:
         return worker.run(_no_beat)
 
     def _halted(self) -> set[int]:
-        return {each.partition.number for each in self.halts if each.reason in self.may_halt}
+        return {each.partition.number for each in self.halts if each.has_cause}
 
     def _committed(self) -> None:
         """Postgres has committed something."""
@@ -477,6 +505,10 @@ class Simulation:
 
     def _ended(self) -> bool:
         return all(place.task is None or place.task.done() for place in self.places)
+
+
+def _parts(draft: Draft) -> tuple[Any, ...]:
+    return draft.value, draft.key, draft.headers, draft.timestamp
 
 
 def _no_beat() -> None:

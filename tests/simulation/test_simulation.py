@@ -36,6 +36,13 @@ PLANTED = {
     "row-count-not-read",
     "p-raised-from-belief",
     "outbox-read-before-the-row-lock",
+    "dead-letters-without-headers",
+    "copied-rows-dropped",
+    "asked-before-the-batch-before-landed",
+    "outputs-of-a-message-swapped",
+    "republished-without-its-key",
+    "republished-at-another-time",
+    "a-recreated-topic-starts-anew",
 }
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from itertools import pairwise
 
-from tests.support.history import Effect, History, Input, Output, Sample
+from tests.support.history import Effect, History, Input, Letter, Output, Sample
 
 SHOWN = 5
 
@@ -36,6 +36,7 @@ class Kind(StrEnum):
     LETTER_DUPLICATED = "dead-letter-duplicated"
     LETTER_INVENTED = "dead-letter-invented"
     """A good message was set aside, or one that is not in the input."""
+    LETTER_CHANGED = "dead-letter-changed"
     PROVENANCE = "provenance-wrong"
     BATCHES_OVERLAP = "batches-overlap"
     INVARIANT = "invariant-broken"
@@ -81,7 +82,12 @@ def check_outputs(history: History) -> list[Violation]:
     """Kafka: each good input once, nothing else, each place in order."""
     wanted = _wanted(history.inputs, good=True)
     lanes = (((each.place, each.partition), each) for each in history.outputs)
-    found = [*_compare("output", wanted, history.outputs), *_disordered("output", lanes)]
+    carried = {(each.partition, each.offset): each.told for each in history.inputs}
+    found = [
+        *_compare("output", wanted, history.outputs),
+        *_disordered("output", lanes),
+        *_altered("output", carried, history.outputs),
+    ]
     return _sorted(found)
 
 
@@ -92,12 +98,20 @@ def check_letters(history: History) -> list[Violation]:
         Effect(each.partition, each.offset, wanted.get((each.partition, each.offset), -1))
         for each in history.letters
     )
-    return _sorted(_compare("dead-letter", wanted, letters))
+    carried = {(each.partition, each.offset): each.letter for each in history.inputs}
+    found = [
+        *_compare("dead-letter", wanted, letters),
+        *_altered("dead-letter", carried, history.letters),
+    ]
+    return _sorted(found)
 
 
 def check_provenance(outputs: Iterable[Output]) -> list[Violation]:
-    """Each output lies in the batch that it names, and batches of a partition do not overlap."""
+    """Each output lies in the batch that it names, each place has a batch's in their order, and
+    batches of a partition do not overlap.
+    """
     found = []
+    last: dict[Hashable, int] = {}
     batches: dict[int, dict[tuple[int, int, int], int]] = defaultdict(dict)
     for each in outputs:
         if each.first is None or each.next is None:
@@ -105,6 +119,10 @@ def check_provenance(outputs: Iterable[Output]) -> list[Violation]:
         told = f"output {each.ordinal + 1} of {each.total} of [{each.first}, {each.next})"
         if not (each.first <= each.offset < each.next and 0 <= each.ordinal < each.total):
             found.append(_violation(Kind.PROVENANCE, each, f"says that it is {told}"))
+        lane = (each.place, each.partition, each.first, each.next, each.total)
+        if each.ordinal < last.get(lane, -1):
+            found.append(_violation(Kind.OUTPUT_DISORDERED, each, f"has {told} too late"))
+        last[lane] = max(each.ordinal, last.get(lane, -1))
         batches[each.partition].setdefault((each.first, each.next, each.total), each.offset)
     for partition, known in batches.items():
         for before, after in pairwise(sorted(known)):
@@ -175,7 +193,7 @@ def summary(violations: Iterable[Violation]) -> list[str]:
 
 def _wanted(inputs: Iterable[Input], *, good: bool) -> dict[tuple[int, int], int]:
     wanted: dict[tuple[int, int], int] = {}
-    for partition, offset, number, is_good in inputs:
+    for partition, offset, number, is_good, *_ in inputs:
         if (partition, offset) in wanted:
             raise ValueError(f"the inputs hold partition {partition} at {offset} twice")
         if is_good == good:
@@ -204,6 +222,17 @@ def _compare(
         if (partition, offset) not in seen:
             lost = Effect(partition, offset, number)
             yield _violation(Kind(f"{word}-lost"), lost, f"(message {number}) has no {word}")
+
+
+def _altered(
+    word: str, wanted: Mapping[tuple[int, int], Hashable], found: Iterable[Output | Letter]
+) -> Iterator[Violation]:
+    """Of the right number, with another key, other headers or another time."""
+    for each in found:
+        asked = wanted.get((each.partition, each.offset), each.content)
+        if asked != each.content:
+            told = f"has {each.content} in its {word} instead of {asked}"
+            yield _violation(Kind(f"{word}-changed"), each, told)
 
 
 def _disordered(
@@ -261,7 +290,7 @@ def _broken(kind: Kind, sample: Sample, told: str) -> Violation:
     return Violation(kind, sample.partition, sample.next_offset, sentence)
 
 
-def _violation(kind: Kind, where: Effect | Output, told: str) -> Violation:
+def _violation(kind: Kind, where: Effect | Output | Letter, told: str) -> Violation:
     sentence = f"partition {where.partition} at {where.offset} {told}"
     return Violation(kind, where.partition, where.offset, sentence)
 

@@ -15,6 +15,10 @@ class Input(NamedTuple):
     number: int
     good: bool = True
     """Else it must become a dead letter, and nothing more."""
+    told: Hashable = None
+    """What each output of it carries beside the number: key, headers, timestamp."""
+    letter: Hashable = None
+    """What its dead letter carries."""
 
 
 class Effect(NamedTuple):
@@ -30,6 +34,7 @@ class Letter(NamedTuple):
 
     partition: int
     offset: int
+    content: Hashable = None
 
 
 class Output(NamedTuple):
@@ -45,6 +50,8 @@ class Output(NamedTuple):
     next: int | None = None
     ordinal: int = 0
     total: int = 1
+    content: Hashable = None
+    """To be compared with the input's ``told``."""
 
 
 class Manifest(NamedTuple):

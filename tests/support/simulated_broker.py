@@ -125,8 +125,8 @@ class SimulatedWorld(World):
     def append_transaction(
         self, topic: str, values: Sequence[bytes], commit: bool | None
     ) -> Callable[[], None]:
-        pairs = [(None, value) for value in values]
-        producer_id = self.broker.append_transaction(topic, 0, pairs, commit)
+        drafts = [self.broker.draft(None, value) for value in values]
+        producer_id = self.broker.append_transaction(topic, 0, drafts, commit)
         return lambda: self.broker.end_transaction(topic, 0, producer_id, commit=False)
 
     def visible(self, topic: str) -> list[Message]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
 import msgspec
@@ -412,7 +413,7 @@ def test_what_stops_a_partition_stops_it_before_the_message(error: Exception, re
     )
     assert (first.next, first.dead_letters) == (1, [])
     assert first.stop is not None
-    assert (first.stop.reason, first.stop.detail) == (reason, str(error))
+    assert (first.stop.reason, first.stop.detail) == (reason, f"added at offset 1: {error}")
     assert first.stop.retry_after_seconds is None
     assert second.next == 8, "the other partition goes on"
     assert bench.rows == [1, 4]
@@ -432,6 +433,12 @@ def test_retry_is_kept_within_reason(after: float, waits: float) -> None:
     [handled] = bench.isolation.run([piece([add(1)])])
     assert handled.stop is not None
     assert handled.stop.retry_after_seconds == waits
+
+
+@pytest.mark.parametrize("after", [None, True, "5", timedelta(seconds=5), float("nan")])
+def test_retry_wants_a_number_of_seconds(after: Any) -> None:
+    with pytest.raises(ValueError, match="not a number of seconds"):
+        Retry(after=after)
 
 
 def test_retries_are_counted_across_batches_and_then_dead_lettered() -> None:
@@ -536,3 +543,27 @@ def test_the_back_off_doubles_up_to_a_limit() -> None:
     assert waits[:4] == [0.5, 1.0, 2.0, 4.0]
     assert waits == sorted(waits)
     assert waits[-1] == 30.0
+
+
+@pytest.mark.parametrize("path", ["handling", "isolation"])
+def test_a_transaction_is_the_handlers_for_its_call_alone(path: str) -> None:
+    """Later the connection may be at work for another batch."""
+    kept: list[Transaction] = []
+    pipeline = Pipeline("keeping")
+
+    @pipeline.handler("input")
+    def keeps(event: Add, tx: Transaction) -> None:
+        assert event.n == 1
+        kept.append(tx)
+
+    getattr(Bench(pipeline), path).run([piece([add(1)])])
+    [tx] = kept
+    for use in (
+        lambda: tx.insert(TABLE, {"n": 1}),
+        lambda: tx.upsert(TABLE, {"n": 1}, key=["n"]),
+        lambda: tx.execute("SELECT 1"),
+        lambda: tx.fetch_one("SELECT 1"),
+        tx.flush,
+    ):
+        with pytest.raises(PipelineError, match="after its handler's call"):
+            use()

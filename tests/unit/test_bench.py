@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from bench import audit
+from bench import audit, record
 from bench.check import worse
+from bench.document import page
 from bench.gauge import Gauge
 from bench.results import Result, Series, rounds
 
@@ -76,3 +79,39 @@ def test_the_gauge_begins_and_ends_at_a_change(monkeypatch: pytest.MonkeyPatch) 
 def test_a_count_that_is_complete_at_once_is_no_figure() -> None:
     with pytest.raises(SystemExit, match="fill more"):
         Gauge(lambda: 40, {}, lambda: None).measure(1.0, 1.0, 40)
+
+
+def measured() -> Result:
+    result = Result("work", "By work", "messages/s", notes=["a note"])
+    result.series = {"ours": Series((30_000.0, 40_000.0)), "a loop": Series((50_000.0, 50_000.0))}
+    result.ratio("ours", "a loop", 0.85)
+    result.ratio("a loop", "ours", 2.0, at_most=True)
+    return result
+
+
+def test_what_is_kept_comes_back(tmp_path: Path) -> None:
+    file, where = tmp_path / "figures.json", {"machine": "m", "date": "2026-01-31"}
+    for name in ("work", "sizes"):
+        record.keep(file, {name: {**where, "result": measured().as_json()}})
+    kept = record.read(file)
+    assert list(kept) == ["work", "sizes"], "a benchmark replaces its own figures only"
+    assert Result.from_json(kept["work"]["result"]) == measured()
+
+
+def test_the_page_tells_what_is_reached_and_what_is_not() -> None:
+    kept = {"work": {"machine": "m", "date": "2026-01-31", "result": measured().as_json()}}
+    told = "\n".join(page(kept))
+    assert "| ours / a loop | **0.70** (0.60 to 0.80) | at least 0.85: **missed** |" in told
+    assert "at most 2: reached" in told
+    assert "| ours | 35,000 (30,000 to 40,000) |" in told
+    assert "`make bench BENCH=work`, 2026-01-31, m" in told
+
+
+@pytest.mark.parametrize("text", ["[]", "no JSON"])
+def test_a_file_of_something_else_is_told_before_minutes_are_spent(
+    text: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "figures.json"
+    file.write_text(text)
+    with pytest.raises(SystemExit, match="name another file"):
+        record.read(file)

@@ -17,7 +17,6 @@ from tests.faults.chaos.audit import Verdict
 from tests.faults.chaos.campaign import Result, phases
 from tests.faults.chaos.late import END_TXN, requests_in
 from tests.faults.chaos.nemesis import Heal, Nemesis, nothing
-from tests.faults.chaos.offsets import java_hash
 from tests.faults.chaos.pulse import Recovery, Stall, Stalls
 from tests.faults.chaos.report import Report, complaints, percentile, write_markdown
 from tests.faults.chaos.schedule import Schedule
@@ -67,12 +66,6 @@ class TestLate:
     @pytest.mark.parametrize("data", [b"", FRAME[:-1], FRAME + b"\0\0", b"\xff" * 50, bytes(50)])
     def test_parts_of_frames_are_left_alone(self, data: bytes) -> None:
         assert requests_in(data) == []
-
-
-def test_the_groups_partition_is_found_as_kafka_finds_it() -> None:
-    """Java's String.hashCode, without its sign."""
-    assert java_hash("chaos") == 94_623_616
-    assert java_hash("polygenelubricants") == 0
 
 
 class TestArmed:
@@ -142,7 +135,6 @@ def result(**changes: Any) -> Result:
         "recoveries": [Recovery("worker killed", 0.0, {}, 0.5)],
         "longest": Stall(4.2, 3),
         "samples": 100,
-        "remedies": 0,
         "ends": Counter(),
         "seconds": 60.0,
     }

@@ -129,6 +129,12 @@ PLANTED: list[tuple[str, Plant, Kind, tuple[int, int]]] = [
         (0, 99),
     ),
     (
+        "with another key",
+        outputs(lambda o: o.append(o.pop()._replace(content=b"another"))),
+        Kind.OUTPUT_CHANGED,
+        (1, 29),
+    ),
+    (
         "changed",
         outputs(lambda o: o.append(o.pop()._replace(number=7))),
         Kind.OUTPUT_CHANGED,
@@ -138,6 +144,12 @@ PLANTED: list[tuple[str, Plant, Kind, tuple[int, int]]] = [
     ("lost", letters(Letter(1, GOOD)), Kind.LETTER_LOST, (0, GOOD)),
     ("twice", letters(*BOTH_LETTERS, Letter(0, GOOD)), Kind.LETTER_DUPLICATED, (0, GOOD)),
     ("of a good input", letters(*BOTH_LETTERS, Letter(0, 4)), Kind.LETTER_INVENTED, (0, 4)),
+    (
+        "with another value",
+        letters(BOTH_LETTERS[1], Letter(0, GOOD, b"another")),
+        Kind.LETTER_CHANGED,
+        (0, GOOD),
+    ),
     (
         "outside of its batch",
         outputs(lambda o: o.append(o.pop()._replace(first=30, next=40))),

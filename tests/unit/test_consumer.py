@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from itertools import pairwise
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 from confluent_kafka import KafkaError, KafkaException
@@ -13,9 +14,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from processor.engine.batch import Partition, Slice
-from processor.engine.clock import MonotonicClock
 from processor.engine.consumer import Consumer, Fetched
 from processor.engine.failures import Doubt, MemberFenced
+from processor.engine.pace import BATCHES_AHEAD, CROWDING_MESSAGES
+from tests.support.clocks import ManualClock
 from tests.support.engine import free_steps
 from tests.support.messages import Raw, end_of_file, event
 from tests.support.scripted_consumer import ScriptedConsumer
@@ -63,6 +65,7 @@ class Bench:
         self, *, incremental: bool = True, max_messages: int = 100, max_bytes: int = 10**9
     ) -> None:
         self.client = ScriptedConsumer()
+        self.clock = ManualClock()
         self.clients: Any = Clients(self.client, incremental)
         self.listener = Listener()
         self.consumer = Consumer(
@@ -72,13 +75,14 @@ class Bench:
             max_messages,
             max_bytes,
             free_steps(),
-            MonotonicClock(),
+            self.clock,
         )
         self.listener.consumer = self.consumer
         self.consumer.subscribe()
 
     def fetch(self, *turns: Any) -> Fetched:
         self.client.turns = list(turns)
+        self.clock.sleep(1.0)
         return self.consumer.fetch(0.1)
 
     def start(self, **at: int) -> Bench:
@@ -411,7 +415,7 @@ def test_the_group_hears_of_us_while_messages_are_given_back(bench: Bench) -> No
     bench.consumer.give_back(Slice(FIRST, 1, messages(1, 2)))
     bench.client.asked.clear()
     assert brought(bench.fetch(messages(3))) == [(FIRST, 1, [1, 2, 3])]
-    assert bench.client.asked == [(1, 0)], "without waiting"
+    assert bench.client.asked[0] == (1, 0), "without waiting"
 
 
 def test_what_was_given_back_is_dropped_when_what_follows_is_doubtful(bench: Bench) -> None:
@@ -426,7 +430,7 @@ def test_what_was_given_back_is_dropped_when_what_follows_is_doubtful(bench: Ben
 def test_only_the_first_message_is_waited_for(bench: Bench) -> None:
     bench.client.asked.clear()
     bench.fetch(messages(0), messages(1))
-    assert bench.client.asked == [(1, 0.1), (99, 0)]
+    assert bench.client.asked == [(1, 0.1), (BATCHES_AHEAD * 100 - 1, 0)]
     bench.client.asked.clear()
     bench.fetch()
     assert bench.client.asked == [(1, 0.1)]
@@ -435,8 +439,17 @@ def test_only_the_first_message_is_waited_for(bench: Bench) -> None:
 def test_a_batch_is_bounded_by_count(bench: Bench) -> None:
     one = Bench(max_messages=1).start()
     one.client.asked.clear()
-    assert brought(one.fetch(messages(0), messages(1))) == [(FIRST, 0, [0])]
-    assert one.client.asked == [(1, 0.1)]
+    assert brought(one.fetch(messages(0), messages(1, 2, 3))) == [(FIRST, 0, [0])]
+    assert one.client.asked == [(1, 0.1), (2 * CROWDING_MESSAGES - 1, 0)]
+    assert brought(one.fetch()) == [(FIRST, 1, [1])]
+
+
+def test_no_more_is_taken_from_the_client_than_some_batches_have(bench: Bench) -> None:
+    first = [messages(0), messages(*range(1, BATCHES_AHEAD * 100))]
+    assert brought(bench.fetch(*first)) == [(FIRST, 0, list(range(100)))]
+    bench.client.asked.clear()
+    bench.fetch(messages(BATCHES_AHEAD * 100), [])
+    assert bench.client.asked == [(1, 0), (99, 0)], "the group hears of us all the same"
 
 
 def test_a_batch_is_bounded_by_the_bytes_that_messages_seem_to_have() -> None:
@@ -445,10 +458,66 @@ def test_a_batch_is_bounded_by_the_bytes_that_messages_seem_to_have() -> None:
     for offset in range(30):
         bench.client.asked.clear()
         bench.fetch([Raw(offset, b"x" * 100_000, FIRST)])
-        room.append(bench.client.asked[-1][0] + 1)
+        room.append((bench.client.asked[-1][0] + 1) // BATCHES_AHEAD)
     assert room[0] == 1_000
     assert 8 <= room[-1] <= 12
     assert room == sorted(room, reverse=True)
+
+
+# A partition that the others find no room for
+
+
+def crowded() -> Bench:
+    """Ten messages a second are handled; six seconds' of the first partition are in hand."""
+    bench = Bench(max_messages=10).start()
+    first = bench.fetch(messages(0), messages(*range(1, 40)))
+    assert brought(first) == [(FIRST, 0, list(range(10)))]
+    assert not bench.client.paused, "how long a batch takes is not known"
+    assert brought(bench.fetch()) == [(FIRST, 10, list(range(10, 20)))]
+    third = bench.fetch(messages(40), messages(*range(41, 80)))
+    assert brought(third) == [(FIRST, 20, list(range(20, 30)))]
+    return bench
+
+
+def test_it_is_fetched_no_further_and_the_others_are() -> None:
+    bench = crowded()
+    assert bench.client.paused == {FIRST}
+    found = [*brought(bench.fetch(messages(0, of=SECOND))), *brought(bench.fetch())]
+    assert found == [(FIRST, 30, list(range(30, 40))), (SECOND, 0, [0]), (FIRST, 40, ANY)]
+
+
+def test_it_goes_on_behind_what_it_held_when_little_is_left() -> None:
+    bench = crowded()
+    at = 30
+    while FIRST in bench.client.paused:
+        at += sum(len(offsets) for _, _, offsets in brought(bench.fetch()))
+    assert bench.client.placed[-1][:3] == ("input", 0, 80)
+    assert at == 80, "its last second's"
+    assert brought(bench.fetch(messages(80))) == [(FIRST, 80, [80])]
+
+
+def test_what_is_done_in_no_time_crowds_nobody() -> None:
+    bench = Bench(max_messages=10).start()
+    at = 0
+    while at < 200:
+        count = min(60, bench.consumer._pace.most(10, 1.0) - len(bench.consumer._backlog))
+        more = messages(*range(at, at + count))
+        bench.clock.seconds -= 0.99
+        bench.fetch(more[:1], more[1:])
+        at += count
+    assert not bench.client.paused
+
+
+@pytest.mark.parametrize("change", ["hold", "revoke"])
+def test_it_is_forgotten_with_what_it_held(change: str) -> None:
+    bench = crowded()
+    if change == "hold":
+        bench.consumer.hold([FIRST])
+    else:
+        bench.fetch(bench.client.revokes(1))
+    bench.consumer.start({FIRST: (10, None)})
+    assert FIRST not in bench.client.paused
+    assert brought(bench.fetch(messages(10))) == [(FIRST, 10, [10])]
 
 
 # The end of the log

@@ -90,3 +90,12 @@ def test_what_does_not_pass_is_told_at_once(text: str, told: str) -> None:
     assert isinstance(error, ConfigurationError)
     assert told in str(error)
     assert "secret" not in str(error)
+
+
+@pytest.mark.parametrize("password", ["p@ssw0rd", "@", "a@b@c", "p/ssw0rd", "a/@", "a/b@c"])
+def test_no_part_of_a_password_is_taken_for_the_host(password: str) -> None:
+    for use in (psycopg_url, place):
+        with pytest.raises(ConfigurationError, match="%40") as told:
+            use(f"postgresql://me:{password}@db:5432/orders")
+        assert "ssw0rd" not in str(told.value)
+    assert place("postgresql://me:p%40ss@db:5433/orders?application_name=a@b") == "db:5433/orders"

@@ -135,7 +135,7 @@ class TestPostgres:
 
 class TestJars:
     def test_are_pinned_in_the_pom(self) -> None:
-        assert parts.kafka_version() == "4.3.1"
+        assert parts.kafka_version() == "4.2.1"
         assert jars._roots(jars.COMPILER_POM) == ["org.eclipse.jdt:ecj:3.37.0"]
 
     def test_no_maven_is_one_line_of_advice(self, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,22 +10,10 @@ from processor.engine.batch import Partition
 from processor.engine.cluster import UNSTABLE, TopicFacts
 from processor.engine.observer import NullObserver
 from processor.engine.partitions import Owned, Partitions, State
-from processor.engine.recoverer import STALE_COORDINATOR_REMEDY, Recoverer
+from processor.engine.recoverer import FORGOTTEN_REMEDY, Recoverer
+from tests.support.clocks import ManualClock
 
 PARTITION = Partition("input", 0)
-
-
-class Clock:
-    """Implements ``Clock``; time passes when it is told to."""
-
-    def __init__(self) -> None:
-        self.seconds = 100.0
-
-    def now(self) -> float:
-        return self.seconds
-
-    def sleep(self, seconds: float) -> None:
-        self.seconds += seconds
 
 
 class Silent:
@@ -50,7 +38,7 @@ class Silent:
 
 def after(seconds: float, why: str) -> Owned:
     """The partition, when recovery has been asking for that long."""
-    clock, partitions, unused = Clock(), Partitions(), None
+    clock, partitions, unused = ManualClock(), Partitions(), None
     partitions.replace([PARTITION])
     silent: Any = Silent(why)
     recoverer = Recoverer(
@@ -87,5 +75,5 @@ def test_waiting_says_why_and_what_helps(
     owned = after(seconds, why)
     assert (owned.state, owned.reason) == (state, reason)
     assert (owned.detail or why) == why
-    remedy = STALE_COORDINATOR_REMEDY if reason == "offset-unstable" else None
+    remedy = FORGOTTEN_REMEDY if reason == "offset-unstable" else None
     assert owned.remedy == remedy

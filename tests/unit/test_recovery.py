@@ -99,7 +99,8 @@ def test_row_0_waits_for_the_log_where_it_is_needed() -> None:
 )
 def test_row_0_comes_before_every_halt(changes: dict[str, Any]) -> None:
     assert isinstance(decide(replace(READING, trouble="no answer", **changes)), Wait)
-    assert isinstance(decide(replace(READING, superseded=True, **changes)), Wait)
+    if not changes.get("other_cluster"):
+        assert isinstance(decide(replace(READING, superseded=True, **changes)), Wait)
 
 
 # Rows 1 to 6: there is no row of this topic id
@@ -119,6 +120,19 @@ def test_row_1_comes_before_a_topic_id_of_this_cluster_that_changed() -> None:
     """Which of the two clusters was used last is not known, so nothing may be superseded."""
     reading = replace(NOTHING, other_cluster=True, older=ROW)
     assert halts(decide(reading)) is Halt.CLUSTER_CHANGED
+
+
+def test_row_1_halts_in_a_cluster_that_was_left_for_another_one() -> None:
+    """Its row is superseded, and that is no stale metadata."""
+    reading = replace(NOTHING, superseded=True, other_cluster=True)
+    assert halts(decide(reading)) is Halt.CLUSTER_CHANGED
+
+
+def test_row_1_halts_where_a_topic_would_start_that_is_at_home_elsewhere() -> None:
+    """It has a partition more than there."""
+    assert halts(decide(replace(NOTHING, topic_elsewhere=True))) is Halt.CLUSTER_CHANGED
+    reading = replace(NOTHING, topic_elsewhere=True, committed=Committed(4, KNOWN))
+    assert halts(decide(reading)) is Halt.DATABASE_HISTORY_LOST, "K is somebody's word, too"
 
 
 @pytest.mark.parametrize("metadata", [KNOWN, STALE, FOREIGN])
@@ -447,6 +461,7 @@ readings = st.builds(
     row=st.none() | rows(),
     older=st.none() | rows().map(lambda row: replace(row, topic_id="old-id")),
     superseded=st.sampled_from([False] * 9 + [True]),
+    topic_elsewhere=st.sampled_from([False] * 4 + [True]),
     other_cluster=st.sampled_from([False] * 4 + [True]),
     outbox=tilings() | holey() | scattered(),
     committed=st.builds(Committed, k_offsets, metadatas),
@@ -523,12 +538,13 @@ def expected(r: Reading) -> tuple[int, type[Decision] | Halt]:
     """The table, read from the top: the number of the first row that matches, and its decision."""
     row, (k, m), log = r.row, (r.committed.offset, r.committed.metadata), r.log
     ours = read_metadata(m)
-    if r.trouble is not None or r.superseded:
+    if r.trouble is not None or (r.superseded and not r.other_cluster):
         return 0, Wait
     if row is None:
         older = r.older
         table: list[tuple[int, bool, type[Decision] | Halt]] = [
             (1, r.other_cluster, Halt.CLUSTER_CHANGED),
+            (1, older is None and k is None and r.topic_elsewhere, Halt.CLUSTER_CHANGED),
             (2, older is None and k is not None and ours is not None, Halt.DATABASE_HISTORY_LOST),
             (3, older is None and k is not None, Halt.FOREIGN_OFFSETS),
             (4, older is None, Start),

@@ -144,6 +144,15 @@ class TestAdopt:
         goes_on(before, plan_adopt(before, at="5"), 5)
         goes_on(before, plan_adopt(before, at="latest"), 20)
 
+    def test_a_partition_that_the_other_cluster_did_not_have(self) -> None:
+        before = facts(None, None, row=None, topic_elsewhere=True)
+        with pytest.raises(Refused, match="--at"):
+            plan_adopt(before)
+        plan = plan_adopt(before, at="earliest")
+        goes_on(before, plan, 0)
+        assert plan.change.supersedes == ()
+        assert any("no such partition" in line for line in plan.says)
+
     def test_under_an_intent_that_somebody_crossed(self) -> None:
         before = facts(3, "", intent=Intent(10, 9, "x", "test"))
         goes_on(before, plan_adopt(before), 10)

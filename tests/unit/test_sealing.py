@@ -10,7 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from processor import Output, Topic, codecs
-from processor.engine.sealing import Sealer, size_of
+from processor.engine.batch import Source
+from processor.engine.outbox import decode_entry, seal
+from processor.engine.sealing import Rules, Sealer, size_of
 from processor.errors import OutputTooLarge, PipelineError
 
 LIMIT = 1_000
@@ -36,6 +38,68 @@ def test_bytes_and_tombstones_pass_unchanged(value: bytes | None) -> None:
     assert sealed(value=value).value == value
     assert sealed(key=value).key == value
     assert sealed(headers=[("h", value)]).headers == (("h", value),)
+
+
+class Bytes(bytes):
+    """As web3's HexBytes, or numpy's."""
+
+
+class Text(str):
+    """As an enum's member."""
+
+
+class Number(int):
+    """As numpy's, or an IntEnum's member."""
+
+
+class Plain:
+    """Implements ``Codec`` badly: it gives back whatever it was given."""
+
+    name = "plain"
+
+    def encode(self, value: Any) -> Any:
+        return value["as"]
+
+    def decoder(self, kind: Any) -> Any:
+        raise AssertionError(f"nothing of {kind} is read")
+
+
+CODED = Sealer({"coded": Topic("coded", Plain())}, {})
+
+
+def test_the_outbox_holds_whatever_is_sealed_and_gives_it_back() -> None:
+    record = sealed(
+        key=Text("key"),
+        value=Bytes(b"value"),
+        headers=[(Text("name"), Bytes(b"content"))],
+        timestamp=Number(5),
+        partition=Number(3),
+    )
+    kinds = [type(each) for each in (record.key, record.value, *record.headers[0])]
+    assert kinds == [bytes, bytes, str, bytes]
+    source = Source("id", 0, "lineage", 41, 42)
+    entry = seal(1, source, [record])
+    again = decode_entry(1, 41, 42, 1, entry.checksum, entry.payload)
+    [found] = again.records
+    assert found._replace(headers=tuple(found.headers)) == record
+
+
+@pytest.mark.parametrize("value", [Bytes(b"v"), bytearray(b"v"), memoryview(b"v")])
+def test_what_a_codec_makes_is_bytes_from_then_on(value: Any) -> None:
+    record, _ = CODED.seal(Output("coded", value={"as": value}), 1, 1)
+    assert type(record.value) is bytes
+    assert record.value == b"v"
+
+
+def test_a_codec_that_makes_text_is_the_pipelines_fault() -> None:
+    with pytest.raises(PipelineError, match="codec of topic 'coded' returned str"):
+        CODED.seal(Output("coded", value={"as": "text"}), 1, 1)
+
+
+@pytest.mark.parametrize("fields", [{"timestamp": True}, {"partition": True}, {"partition": 2**31}])
+def test_what_kafka_has_no_number_for_is_refused(fields: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"True|2147483648"):
+        sealed(**fields)
 
 
 def test_text_keys_and_headers_are_utf8() -> None:
@@ -127,3 +191,11 @@ def test_what_the_client_would_choke_on_is_found_while_the_handler_can_be_blamed
     """
     with pytest.raises(Exception, match=r".+"):
         sealed(**fields)
+
+
+def test_a_time_before_1970_is_held_to_the_topics_rules_too() -> None:
+    """It may come from an input."""
+    rules = {"json": Rules(compacted=True)}
+    sealer = Sealer({"json": Topic.of("json")}, {}, {}, rules)
+    with pytest.raises(ValueError, match="needs a key"):
+        sealer.seal(Output("json", value=b"v"), 1, -5)

@@ -96,8 +96,7 @@ def _first(facts: Facts) -> Plan:
 def _cluster(facts: Facts, at: str | None, discard: bool) -> Plan:
     """Offsets of two clusters are not of the same log: the operator says where to begin."""
     other = facts.elsewhere
-    assert other is not None, "the halt says that there is such a row"
-    given_up = without_outputs(facts, other.published_offset, discard)
+    given_up = without_outputs(facts, other.published_offset, discard) if other else {}
     if at is None and facts.k is None:
         raise Refused(
             f"{facts.reading.partition}: this cluster holds no K of the group; say where to begin:"
@@ -105,19 +104,14 @@ def _cluster(facts: Facts, at: str | None, discard: bool) -> Plan:
         )
     to = facts.k if at is None else position(facts, at)
     assert to is not None
-    change = Change(to, to, replacing(facts, to, ACTION), insert=True, supersedes=(other.id,))
-    says = (
-        f"the group begins at {to} of this cluster; in the other one it had reached"
-        f" {other.next_offset}",
-        *_lost(given_up),
-    )
-    detail = {
-        "k": facts.k,
-        "begins": to,
-        "reached_elsewhere": other.next_offset,
-        "old_lineage": other.lineage,
-        **given_up,
-    }
+    supersedes = (other.id,) if other else ()
+    change = Change(to, to, replacing(facts, to, ACTION), insert=True, supersedes=supersedes)
+    begins = f"the group begins at {to} of this cluster; "
+    detail: dict[str, object] = {"k": facts.k, "begins": to}
+    if other is None:
+        return Plan(ACTION, change, (begins + "the other one had no such partition",), detail)
+    detail |= {"reached_elsewhere": other.next_offset, "old_lineage": other.lineage, **given_up}
+    says = (begins + f"in the other one it had reached {other.next_offset}", *_lost(given_up))
     return Plan(ACTION, change, says, detail)
 
 

@@ -39,12 +39,16 @@ def _insert(rows: LockedRows, facts: Facts, plan: Plan) -> None:
         "UPDATE processor.progress SET superseded_at = now() WHERE id = ANY(%s)",
         (list(change.supersedes),),
     )
+    # Back in a cluster that was left once, its row is there.
+    here = reading.partition, reading.topic_id, change.next_offset, plan.action, reading.committed
+    if rows.revive(*here):
+        return
     topic = reading.partition.topic
     rows.start(
         topic,
         reading.topic_id,
         {reading.partition.number: change.next_offset},
-        rows.initial_partitions(topic, reading.topic_id) or facts.partitions,
+        rows.initial_partitions(topic) or facts.partitions,
         plan.action,
         reading.committed,
     )

@@ -71,6 +71,7 @@ class Look:
                         outbox=known.outbox,
                         committed=committed,
                         log=log,
+                        topic_elsewhere=known.topic_elsewhere,
                     ),
                     topic.partitions,
                     known.elsewhere,

@@ -70,10 +70,10 @@ def verify(
     broker = Broker(settings)
     with session(settings, notify=notify) as connection:
         broker.wait(notify=notify)
-        inputs = described(broker, list(pipeline.routes))
+        inputs = described(broker, list(pipeline.routes), pipeline)
         require_partition(inputs, chosen, scope)
         bounds = read_bounds(broker, connection, group, inputs, list(pipeline.routes))
-        bounds.topics |= described(broker, list(pipeline.outputs))
+        bounds.topics |= described(broker, list(pipeline.outputs), pipeline)
         # Not before the snapshot.
         ends = broker.log_ends(places_of(bounds.topics, pipeline.outputs))
         verification = Verification(settings, group, broker, connection, bounds, scope)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from processor.errors import ConfigurationError
 from processor.operations.broker import Broker, Place, Topic
+from processor.operations.topics import how_to_create
 from processor.pipeline import Pipeline
 
 
@@ -38,12 +39,12 @@ def chosen_topics(pipeline: Pipeline, scope: Scope) -> list[str]:
     return inputs if scope.topic is None else [scope.topic]
 
 
-def described(broker: Broker, names: Sequence[str]) -> dict[str, Topic]:
+def described(broker: Broker, names: Sequence[str], pipeline: Pipeline) -> dict[str, Topic]:
     found = broker.topics(names)
     missing = sorted(name for name, topic in found.items() if topic is None)
     if missing:
         raise ConfigurationError(
-            f"Kafka has no topic {', '.join(map(repr, missing))}; run: processor topics create"
+            f"Kafka has no topic {', '.join(map(repr, missing))}; run: {how_to_create(pipeline)}"
         )
     return {name: topic for name, topic in found.items() if topic is not None}
 

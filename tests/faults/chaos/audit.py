@@ -48,11 +48,7 @@ def audit(
     :param sent: how many numbers Kafka has confirmed, beginning with 0.
     :raises UnauditableError: when the input topic does not hold each of them once.
     """
-    inputs = [
-        Input(m.partition(), m.offset(), number, not is_bad(number))
-        for m in read_topic(servers, NUMBERS)
-        for number in (_decode(m.value()).n,)
-    ]
+    inputs = [_input(message) for message in read_topic(servers, NUMBERS)]
     if sorted(each.number for each in inputs) != list(range(sent)):
         raise UnauditableError(
             f"the input topic holds {len(inputs)} messages, {sent} were confirmed"
@@ -61,7 +57,7 @@ def audit(
     history.outputs = [_output(message) for message in read_topic(servers, TOLD)]
     with psycopg.connect(url) as connection:
         history.effects = [Effect(*row) for row in _rows(connection, _EFFECTS)]
-        history.letters = [Letter(*row) for row in _rows(connection, _LETTERS)]
+        history.letters = [Letter(p, at, tuple(c)) for p, at, *c in _rows(connection, _LETTERS)]
         totals = {(row[0], row[1]): row[2] for row in _rows(connection, _TOTALS)}
     return Verdict(
         len(inputs),
@@ -71,6 +67,13 @@ def audit(
         check(history),
         _miscounted(inputs, totals),
     )
+
+
+def _input(message: Any) -> Input:
+    number = _decode(message.value()).n
+    bad, key, stamp = is_bad(number), message.key(), message.timestamp()[1]
+    letter = (key, message.value(), stamp) if bad else None
+    return Input(message.partition(), message.offset(), number, not bad, (key, stamp), letter)
 
 
 def _output(message: Any) -> Output:
@@ -85,6 +88,7 @@ def _output(message: Any) -> Output:
         source.next,
         source.ordinal,
         source.count,
+        (message.key(), message.timestamp()[1]),
     )
 
 
@@ -135,5 +139,5 @@ def read_topic(servers: str, topic: str) -> Iterator[Any]:
 
 
 _EFFECTS = b'SELECT partition, "offset", number FROM effects ORDER BY id'
-_LETTERS = b'SELECT partition, "offset" FROM processor.dead_letters'
+_LETTERS = b'SELECT partition, "offset", key, value, "timestamp" FROM processor.dead_letters'
 _TOTALS = b"SELECT partition, bucket, count FROM totals"

@@ -12,7 +12,6 @@ from devstack import StackError
 from devstack.waiting import wait_until
 from tests.faults.chaos import aimed, late, networks, servers, workers
 from tests.faults.chaos.audit import Verdict, audit
-from tests.faults.chaos.caretaker import Caretaker, states
 from tests.faults.chaos.failover import fail_over
 from tests.faults.chaos.nemesis import Nemesis
 from tests.faults.chaos.offsets import Offsets
@@ -21,6 +20,7 @@ from tests.faults.chaos.pulse import Pulse, Recovery, Stall
 from tests.faults.chaos.sampler import Sampler
 from tests.faults.chaos.schedule import Schedule
 from tests.faults.chaos.stage import Stage
+from tests.faults.chaos.states import states
 from tests.faults.chaos.traffic import Traffic
 
 PARTITIONS = 12
@@ -84,7 +84,6 @@ class Result:
     recoveries: list[Recovery]
     longest: Stall
     samples: int
-    remedies: int
     ends: Counter[str]
     """How worker processes ended that nobody had killed."""
     seconds: float
@@ -122,7 +121,6 @@ class Run:
         self._wait_running()
         self._pulse = Pulse(stage.url)
         self._sampler = Sampler(stage.url, servers)
-        self._caretaker = Caretaker(stage.url, stage.stack.kafka, tell)
         self._schedule = Schedule(
             stage,
             phase.kinds,
@@ -152,7 +150,7 @@ class Run:
         finally:
             self._stage.stopping.set()
             self._traffic.abandon()
-            for watcher in (self._caretaker, self._pulse, self._sampler):
+            for watcher in (self._pulse, self._sampler):
                 watcher.stop()
         problems += [f"{name} drained with {code}" for name, code in codes.items() if code]
         return self._audited(problems, seconds)
@@ -181,7 +179,7 @@ class Run:
 
     def _fail_over(self) -> None:
         wait_until(self._pulse.all_recovered, REST_SECONDS, "all partitions to move")
-        watchers = (self._pulse, self._sampler, self._caretaker)
+        watchers = (self._pulse, self._sampler)
         for watcher in watchers:
             watcher.pause()
         self._halted_after = fail_over(self._stage, self._tell)
@@ -223,7 +221,6 @@ class Run:
             recoveries=self._pulse.recoveries,
             longest=self._pulse.longest,
             samples=self._sampler.watch.judged,
-            remedies=self._caretaker.remedies,
             ends=stage.ends(),
             seconds=seconds,
             problems=problems,

@@ -14,10 +14,10 @@ from devstack import Postgres, StackError
 from devstack.waiting import wait_until
 from processor.engine.batch import Committed
 from processor.engine.halts import Halt
-from tests.faults.chaos.caretaker import states
 from tests.faults.chaos.offsets import Offsets
 from tests.faults.chaos.pipeline import GROUP, TOLD
 from tests.faults.chaos.stage import OUTPUT_PARTITIONS, Stage
+from tests.faults.chaos.states import states
 
 LAG_SECONDS = 60.0
 HALT_SECONDS = 60.0

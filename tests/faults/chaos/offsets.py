@@ -16,7 +16,6 @@ from tests.faults.chaos.pipeline import GROUP, NUMBERS
 PENDING_SECONDS = 0.4
 """How long to wait for a transaction that is about to move an offset."""
 ANSWER_SECONDS = 2.0
-GROUPS = "__consumer_offsets"
 
 
 class Offsets:
@@ -70,24 +69,3 @@ class Offsets:
             if answer is not None:
                 found[number] = answer[1]
         return found
-
-    def coordinator(self) -> int | None:
-        """The number of the node that coordinates the group; None while nobody does."""
-        try:
-            partitions = self._ends.list_topics(GROUPS, ANSWER_SECONDS).topics[GROUPS].partitions
-        except KafkaException:
-            return None
-        leader = partitions[java_hash(GROUP) % len(partitions)].leader
-        return leader - 1 if leader > 0 else None
-
-
-def java_hash(text: str) -> int:
-    """Of which Kafka makes the partition of a group; never negative.
-
-    >>> java_hash("chaos")
-    94623616
-    """
-    value = 0
-    for character in text:
-        value = (31 * value + ord(character)) & 0xFFFFFFFF
-    return value & 0x7FFFFFFF

@@ -68,7 +68,6 @@ class Report:
             "longest_stall_seconds": round(longest.seconds, 1),
             "recovery_seconds_p50": round(percentile(recoveries, 0.5), 2),
             "recovery_seconds_p99": round(percentile(recoveries, 0.99), 2),
-            "coordinator_restarts": sum(each.remedies for each in self._results),
             "workers_ended": dict(self._ends),
             "halted_after_seconds": [round(each, 1) for each in halted if each is not None],
             "by_kind": {kind: self._by_kind(kind) for kind, _ in self._faults.most_common()},
@@ -138,11 +137,6 @@ class Report:
         if self._ends:
             ends = ", ".join(f"{how} ({times})" for how, times in sorted(self._ends.items()))
             yield f"worker processes that ended by themselves, and were started again: {ends}"
-        if found["coordinator_restarts"]:
-            yield (
-                f"restarts of the group's coordinator, the remedy for offset-unstable:"
-                f" {found['coordinator_restarts']}"
-            )
 
 
 def complaints(result: Result) -> Iterator[str]:

@@ -180,6 +180,7 @@ class Stage:
                 f":{self.stack.postgres.port}/", f":{self.proxy.port}/"
             ),
             "batch_max_messages": str(BATCH_MESSAGES),
+            "batch_overlap_min_messages": str(BATCH_MESSAGES // 2),
             "group_id": GROUP,
             "instance": name,
         }

@@ -137,11 +137,14 @@ class Broker:
             for group in self.groups.values():
                 group.offsets.forget_topic(name)
 
-    def recreate_topic(self, name: str, keep_offsets: bool = False) -> str:
-        """Delete and create at once, with as many partitions; the new id."""
+    def recreate_topic(self, name: str, keep_offsets: bool = False, more: int = 0) -> str:
+        """Delete and create at once; the new id.
+
+        :param more: how many partitions it has more than before.
+        """
         old = self.topics[name]
         self.delete_topic(name, keep_offsets)
-        return self.create_topic(name, len(old.partitions), old.config)
+        return self.create_topic(name, len(old.partitions) + more, old.config)
 
     def add_partitions(self, name: str, partitions: int) -> None:
         """:param partitions: how many the topic is to have."""
@@ -160,23 +163,32 @@ class Broker:
         """Input by a producer without transactions; its offset."""
         self.changes += 1
         log = self.log(topic, partition)
-        return log.append([Draft(key, value, headers, self._stamp(timestamp))])
+        return log.append([self.draft(key, value, headers, timestamp)])
+
+    def draft(
+        self,
+        key: bytes | None,
+        value: bytes | None,
+        headers: Headers = (),
+        timestamp: int | None = None,
+    ) -> Draft:
+        """A record that is stamped with the time unless one is given."""
+        return Draft(key, value, headers, self._stamp(timestamp))
 
     def append_transaction(
         self,
         topic: str,
         partition: int,
-        values: Sequence[tuple[bytes | None, bytes | None]],
+        drafts: Sequence[Draft],
         commit: bool | None = True,
     ) -> int:
-        """Input (key, value) by a transaction of its own, with its control record.
+        """Input by a transaction of its own, with its control record.
 
         :param commit: None leaves it open; :meth:`end_transaction` ends it.
         :return: the producer id.
         """
         self._outside_producers -= 1
         producer_id = NO_PRODUCER + self._outside_producers
-        drafts = [Draft(key, value, (), self._stamp(None)) for key, value in values]
         self.log(topic, partition).append(drafts, producer_id)
         self.changes += 1
         if commit is not None:

@@ -56,7 +56,6 @@ class Sender:
         self._queue: deque[Outgoing] = deque()
         self._counts: dict[str, int] = {}
         self._sequences: dict[TopicNumber, int] = {}
-        self._round_robin = 0
         self._working = False
         self._waiting = 0
         """Messages whose topic does not exist, until their time is over."""

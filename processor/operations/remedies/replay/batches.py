@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 
-from processor.engine.assembly import output_rules, partition_counts
 from processor.engine.batch import Handled, Partition, Slice
 from processor.engine.clients import KafkaClients, LogLines
 from processor.engine.cluster import Cluster
@@ -13,6 +12,7 @@ from processor.engine.failures import Doubt, Restart
 from processor.engine.handling import Handling
 from processor.engine.isolation import DATABASE_REFUSED, Isolation
 from processor.engine.observer import NullObserver
+from processor.engine.output_topics import output_rules, partition_counts
 from processor.engine.sealing import Sealer
 from processor.engine.steps import Steps
 from processor.engine.store import Store

@@ -60,9 +60,9 @@ def finish(
     """
     partition, k = facts.reading.partition, plan.end
     with remedies.look.facts(partition) as (now, rows):
-        if _goes_on(now, k):
+        if now.row is not None and _goes_on(now, now.row, k):
             # K was read as k or beyond: what was handled again is not to be published.
-            where = {"progress": now.row.id if now.row else None, "k": k}
+            where = {"progress": now.row.id, "k": k}
             rows.connection.execute(_RAISE, where)
             rows.connection.execute(_PRUNE, where)
             _audit(remedies, rows, facts, detail)
@@ -75,9 +75,10 @@ def finish(
         write(rows, now, done, remedies.cluster_id, remedies.group, remedies.actor)
 
 
-def _goes_on(now: Facts, k: int) -> bool:
-    row, committed = now.row, now.reading.committed.offset
-    if row is None or row.next_offset < k or row.intent is not None:
+def _goes_on(now: Facts, row: Row, k: int) -> bool:
+    """Whether K and H, both just read, are beyond what was handled again, and nothing is to do."""
+    committed = now.reading.committed.offset
+    if row.next_offset < k or row.intent is not None:
         return False
     if committed is None or committed < k:
         return False
@@ -87,7 +88,7 @@ def _goes_on(now: Facts, k: int) -> bool:
 def _insert(rows: LockedRows, facts: Facts, plan: Replay) -> None:
     topic, reading = facts.reading.partition.topic, facts.reading
     assert reading.topic_id is not None
-    initial = rows.initial_partitions(topic, reading.topic_id) or facts.partitions
+    initial = rows.initial_partitions(topic) or facts.partitions
     positions = {reading.partition.number: plan.start}
     rows.start(topic, reading.topic_id, positions, initial, ACTION, reading.committed)
 
