@@ -2,7 +2,7 @@
 
 PYTHON ?= python3
 PYTEST_ARGS ?=
-PROCESSES ?= 2
+PROCESSES ?= 3
 CHAOS_ARGS ?=
 RUN := .venv/bin/python
 INSTALLED := .venv/.installed
@@ -11,7 +11,7 @@ PARTS := .devstack/.parts
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test faults chaos simulate mutants spec bench bench-check bench-peers lint format clean
+.PHONY: help setup demo test faults chaos simulate mutants spec bench bench-check bench-peers bench-docs lint format clean
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -22,8 +22,8 @@ setup: $(PARTS) ## .venv, and the parts: Java, Kafka, Postgres (found on this ma
 demo: setup ## the main job on real Kafka and Postgres, killed at random (KEEP=1, SECONDS=45)
 	@$(RUN) -m demo $(if $(KEEP),--keep) $(if $(SECONDS),--seconds $(SECONDS))
 
-test: setup ## all tests, on the real parts, two files at a time (PYTEST_ARGS='-k devstack')
-	$(RUN) -m pytest -ra --durations=15 -n $(PROCESSES) --dist loadfile $(PYTEST_ARGS)
+test: setup ## all tests, on the real parts, three files at a time (PYTEST_ARGS='-k devstack')
+	$(RUN) -m pytest -ra --durations=15 -n $(PROCESSES) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 faults: setup ## a worker crashes, stops or fails at every edge of every step, on the real parts
 	FAULTS=all $(RUN) -m pytest -ra tests/faults/test_steps.py
@@ -32,7 +32,7 @@ simulate: $(INSTALLED) ## the engine over fakes of Kafka and Postgres: SEEDS=100
 	@$(RUN) -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),100000))
 
 mutants: $(INSTALLED) ## one guard of the engine taken out at a time: the simulation must catch each
-	@$(RUN) -m tests.simulation --mutants --seeds $(or $(SEEDS),3000)
+	@$(RUN) -m tests.simulation --mutants --seeds $(or $(SEEDS),12000)
 
 chaos: setup ## every kind of fault on real parts for a while, then the audit (MINUTES=10, SEED=7)
 	@$(RUN) -m tests.faults.chaos --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED)) $(if $(PLANTED),--planted $(PLANTED)) $(CHAOS_ARGS)
@@ -47,7 +47,10 @@ bench-check: setup ## the ratios that matter most, against those committed in be
 	@$(RUN) -m bench --check
 
 bench-peers: setup ## beside Kafka Streams, Quix Streams and plain Java, fetched first (ROUNDS=5)
-	@$(RUN) -m bench peers --rounds $(or $(ROUNDS),5)
+	@$(RUN) -m bench peers --rounds $(or $(ROUNDS),5) $(if $(JSON),--json $(JSON))
+
+bench-docs: setup ## docs/benchmarks.md and its plots, from docs/benchmarks.json
+	@$(RUN) -m bench.document
 
 lint: $(INSTALLED) ## ruff, mypy --strict, import-linter
 	.venv/bin/ruff check .

@@ -6,15 +6,15 @@ Peers are run by their name only: ``make bench-peers``.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
-from typing import Any
 
-from bench import check, cost, latency, recovery, throughput
+from bench import check, cliffs, cost, latency, record, recovery, throughput
 from bench.ground import Ground, ground
+from bench.machine import machine
 from bench.peers.bench import peers
 from bench.results import Result
 
@@ -27,6 +27,7 @@ BENCHES: dict[str, Callable[[Ground, int], Result]] = {
     "latency": latency.latency,
     "cost": cost.cost,
     "recovery": recovery.recovery,
+    "cliffs": cliffs.cliffs,
 }
 BY_NAME_ONLY = {"peers": peers}
 """What they run in is fetched first, and they take their time to get warm."""
@@ -35,12 +36,16 @@ ALL = BENCHES | BY_NAME_ONLY
 
 def main() -> int:
     chosen = _options()
+    if chosen.json:
+        record.read(chosen.json)  # before minutes are spent
     with tempfile.TemporaryDirectory() as folder, ground(Path(folder)) as servers:
         if chosen.check or chosen.commit:
             return _guard(servers, commit=chosen.commit)
-        results = [_run(servers, name, chosen.rounds) for name in chosen.names or BENCHES]
-    if chosen.json:
-        chosen.json.write_text(json.dumps(results, indent=1) + "\n")
+        where = {"machine": machine(servers.postgres_version), "date": date.today().isoformat()}
+        for name in chosen.names or BENCHES:
+            result = _run(servers, name, chosen.rounds)
+            if chosen.json:
+                record.keep(chosen.json, {name: {**where, "result": result.as_json()}})
     return 0
 
 
@@ -50,7 +55,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--check", action="store_true", help="against bench/ratios.json, in short")
     parser.add_argument("--commit", action="store_true", help="write bench/ratios.json")
-    parser.add_argument("--json", type=Path, help="where the figures are written to")
+    parser.add_argument(
+        "--json", type=Path, help="keep the figures there, beside those of other benchmarks"
+    )
     chosen = parser.parse_args()
     unknown = set(chosen.names) - ALL.keys()
     if unknown:
@@ -58,14 +65,16 @@ def _options() -> argparse.Namespace:
     return chosen
 
 
-def _run(servers: Ground, name: str, rounds: int) -> dict[str, Any]:
+def _run(servers: Ground, name: str, rounds: int) -> Result:
     print(f"{name}: {rounds} rounds", file=sys.stderr)
     result = ALL[name](servers, rounds)
     print("\n".join(result.lines()), flush=True)
-    return result.as_json()
+    return result
 
 
 def _guard(servers: Ground, *, commit: bool) -> int:
+    if not commit:
+        check.require_committed()
     result = check.measured(servers)
     print("\n".join(result.lines()), flush=True)
     if commit:

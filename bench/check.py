@@ -33,6 +33,12 @@ def worse(found: Mapping[str, tuple[float, ...]], committed: Mapping[str, float]
     return told
 
 
+def require_committed() -> None:
+    """:raises SystemExit: when there is nothing to compare with; before minutes are spent."""
+    if not COMMITTED.exists():
+        raise SystemExit(f"there is no bench/{COMMITTED.name}: python -m bench --commit writes it")
+
+
 def measured(ground: Ground) -> Result:
     return guarded(ground, ROUNDS)
 

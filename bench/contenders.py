@@ -9,8 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from devstack.process import Child
+from processor.settings import Settings
 
 END_SECONDS = 60.0
+BOUND = Settings.model_fields["batch_max_messages"].default
+"""Messages a batch, of the processor and of what is beside it."""
 
 
 @dataclass(frozen=True)
@@ -19,14 +22,13 @@ class Contender:
 
     It keeps the messages' keys, commits the offsets of what it has done, and ends on SIGTERM.
     ``tables``: whether it writes rows and counters too; ``counters``: whether those as well as
-    rows. ``outputs``: whether it produces.
+    rows.
     """
 
     name: str
     command: tuple[str | Path, ...]
     tables: bool = False
     counters: bool = True
-    outputs: bool = True
     environment: Mapping[str, str] = field(default_factory=dict)
     warm_seconds: float | None = None
     """Before it is measured; as the benchmark has it unless given."""
@@ -44,13 +46,12 @@ def processor(work: str, name: str = "", workers: int = 1, **settings: object) -
     )
 
 
-def floor(work: str, *, tables: bool = True, outputs: bool = True, bound: int = 2_000) -> Contender:
+def floor(work: str, *, tables: bool = True, bound: int = BOUND) -> Contender:
     """One of the loops of bench/work/floors.py."""
     return Contender(
         f"{work} loop",
         (sys.executable, "-m", "bench.work.floors", work),
         tables=tables,
-        outputs=outputs,
         environment={"BENCH_BOUND": str(bound)},
     )
 

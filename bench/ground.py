@@ -65,6 +65,12 @@ class Ground:
             "Postgres": self.stack.postgres.child.pid,
         }
 
+    @property
+    def postgres_version(self) -> str:
+        with self.connect() as connection:
+            [[version]] = connection.execute("SHOW server_version").fetchall()
+        return str(version).split()[0]
+
     def log(self, name: str) -> Path:
         """A file for what a program says."""
         return self.folder / f"{name}.log"

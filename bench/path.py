@@ -1,12 +1,14 @@
 """The processor's own share of a message's way, without servers: ``python -m bench.path``.
 
 Processor time in microseconds a message, the best of some rounds, by work: decoding, the handler,
-sealing, the outbox's payload, provenance, and the writes as text for COPY.
+sealing, the outbox's payload, provenance, and the writes as text for COPY. Then the full work by
+hand, and single parts of it.
 """
 
 from __future__ import annotations
 
 import sys
+from collections import defaultdict
 from collections.abc import Callable
 from time import process_time
 from typing import Any
@@ -14,7 +16,7 @@ from typing import Any
 import msgspec
 
 from bench.work import pipelines
-from bench.work.events import event
+from bench.work.events import Event, counters, done, event, rows
 from processor.engine.batch import Partition, Slice, Source
 from processor.engine.handling import Handling
 from processor.engine.observer import NullObserver
@@ -23,7 +25,9 @@ from processor.engine.sealing import Rules, Sealer
 from processor.engine.statements import bind_processors, copy_text, processed
 from processor.engine.steps import Steps
 from processor.engine.watchdog import Watchdog
+from processor.message import Message, Output
 from processor.pipeline import Pipeline
+from processor.transaction import Transaction
 from processor.writes import CopyWrite, UpsertWrite
 
 PARTITIONS, MESSAGES, ROUNDS = 12, 2_040, 15
@@ -85,20 +89,78 @@ def measure(pipeline: Pipeline) -> float:
     steps = Steps(Watchdog(), NullObserver())
     handling = Handling(pipeline.routes, sealer, store, steps, 16_000_000, 100, 100)
     given = slices()
-    taken = []
-    for _ in range(ROUNDS):
-        began = process_time()
+
+    def work() -> None:
         for handled in handling.run(given):
             source = Source("t" * 22, handled.partition.number, "l" * 16, 0, handled.next)
             for _ in provenance(seal(1, source, handled.records)):
                 pass
+
+    return best(work)
+
+
+def by_hand() -> float:
+    """The full work without handlers, messages, checks, outbox and provenance."""
+    decode, encode = msgspec.json.Decoder(Event).decode, msgspec.json.Encoder().encode
+    messages = [raw for each in slices() for raw in each.messages]
+
+    def work() -> None:
+        sums: dict[int, list[int]] = defaultdict(lambda: [0, 0])
+        for raw in messages:
+            event = decode(raw.value())
+            f"0\t{raw.offset()}\t{event.user_id}\t{event.amount}\t{event.kind}\n".encode()
+            total = sums[event.user_id]
+            total[0] += 1
+            total[1] += event.amount
+            encode(done(event))
+
+    return best(work)
+
+
+def parts() -> dict[str, float]:
+    """What single calls take."""
+    decode, encode = msgspec.json.Decoder(Event).decode, msgspec.json.Encoder().encode
+    raws = [raw for each in slices() for raw in each.messages]
+    events = [decode(raw.value()) for raw in raws]
+    messages = [Message("t", 0, number, b"k", each) for number, each in enumerate(events)]
+    session: Any = Session()
+
+    def insert() -> None:
+        tx = Transaction(session)
+        for message in messages:
+            tx.insert(rows, pipelines.row(message.value, message))
+
+    def upsert() -> None:
+        tx = Transaction(session)
+        for each in events:
+            tx.upsert(counters, pipelines.counter(each), add=["messages", "amount"])
+
+    return {
+        "decode": best(lambda: [decode(raw.value()) for raw in raws]),
+        "encode": best(lambda: [encode(done(each)) for each in events]),
+        "Message": best(lambda: [Message("t", 0, 1, b"k", each, (), 5) for each in events]),
+        "Output": best(lambda: [Output("t", key=b"k", value=each) for each in events]),
+        "tx.insert": best(insert),
+        "tx.upsert": best(upsert),
+    }
+
+
+def best(work: Callable[[], object]) -> float:
+    """Microseconds a message, of the best round."""
+    taken = []
+    for _ in range(ROUNDS):
+        began = process_time()
+        work()
         taken.append(process_time() - began)
     return min(taken) / MESSAGES * 1e6
 
 
 def main() -> int:
-    for name in sys.argv[1:] or ("transform", "full", "batch"):
+    for name in ("transform", "full", "batch"):
         print(f"{name:10} {measure(getattr(pipelines, name)):6.2f} µs a message")
+    print(f"{'by hand':10} {by_hand():6.2f}")
+    for name, micros in parts().items():
+        print(f"  {name:10} {micros:4.2f}")
     return 0
 
 

@@ -7,25 +7,21 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from bench.contenders import Contender, Running, processor
+from bench.contenders import processor
 from bench.cpu import tree
-from bench.gauge import Committed
 from bench.ground import Ground, Shape
 from bench.results import Result, Series
-from bench.throughput import FULL, audit
+from bench.throughput import FULL
+from bench.trial import Trial
 
 WARM_SECONDS = 5.0
 """Its spare worker, which takes the place of one that dies, has started by then."""
 MOVE_SECONDS = 60.0
-POLL_SECONDS = 0.01
 LONG_BATCH = 100_000
-Reached = Callable[[Mapping[int, int]], bool]
-"""Whether offsets, by partition, are where they are waited for."""
 OUTBOX = Shape(100_000)
 CRASH = "end.before=crash@2"
 """The first transaction sets K where nothing was handled yet."""
@@ -52,15 +48,15 @@ def recovery(ground: Ground, count: int) -> Result:
 
 def seconds_to_move(ground: Ground) -> tuple[float, float]:
     """From SIGKILL of the worker until K of any, and of each partition is beyond what it was."""
-    with_work = Trial(ground, processor("full"), FULL)
+    with_work = Trial(ground, processor("full"), ground.filled(FULL), FULL.partitions)
     try:
-        with_work.wait(lambda k: len(k) == FULL.partitions)
+        with_work.wait(lambda k: len(k) == FULL.partitions, MOVE_SECONDS)
         time.sleep(WARM_SECONDS)
         os.kill(worker_of(with_work.running.pid), signal.SIGKILL)
         began, before = time.monotonic(), with_work.committed.by_partition()
-        with_work.wait(lambda k: any(k.get(n, 0) > at for n, at in before.items()))
+        with_work.wait(lambda k: any(k.get(n, 0) > at for n, at in before.items()), MOVE_SECONDS)
         first = time.monotonic() - began
-        with_work.wait(lambda k: all(k.get(n, 0) > at for n, at in before.items()))
+        with_work.wait(lambda k: all(k.get(n, 0) > at for n, at in before.items()), MOVE_SECONDS)
         every = time.monotonic() - began
         with_work.end()
     finally:
@@ -82,9 +78,9 @@ def republish_rate(ground: Ground) -> float:
         faults_folder=fired,
         log_format="json",
     )
-    trial = Trial(ground, contender, OUTBOX)
+    trial = Trial(ground, contender, ground.filled(OUTBOX), OUTBOX.partitions)
     try:
-        trial.wait(lambda k: sum(k.values()) == OUTBOX.total)
+        trial.wait(lambda k: sum(k.values()) == OUTBOX.total, MOVE_SECONDS)
         rate = told_rate(trial.running.log)
         trial.end()
     finally:
@@ -115,42 +111,6 @@ def parsed(line: str) -> dict[str, Any]:
     except ValueError:
         return {}
     return found if isinstance(found, dict) else {}
-
-
-class Trial:
-    """A contender over a topic, its offsets watched."""
-
-    def __init__(self, ground: Ground, contender: Contender, shape: Shape) -> None:
-        self._ground = ground
-        self._topics = (ground.filled(shape), ground.topic("output"))
-        group = ground.name("group")
-        if contender.tables:
-            ground.empty_tables()
-        self.committed = Committed(ground.servers, group, self._topics[0], shape.partitions)
-        environment = ground.stack.environment
-        self.running = Running(contender, environment, self._topics, group, ground.log(group))
-
-    def wait(self, reached: Reached) -> None:
-        """:raises SystemExit: when the offsets do not get there."""
-        deadline = time.monotonic() + MOVE_SECONDS
-        while not reached(self.committed.by_partition()):
-            self.running.check()
-            if time.monotonic() > deadline:
-                raise SystemExit(f"it stands still: no figure{self.running.log_tail()}")
-            time.sleep(POLL_SECONDS)
-
-    def end(self) -> None:
-        """:raises SystemExit: when anything was lost or doubled."""
-        self.running.end()
-        done = self.committed.by_partition()
-        faults = audit(self._ground, self.running.contender, self._topics[1], done)
-        if faults:
-            raise SystemExit(f"{'; '.join(faults[:5])}: no figure")
-        self._ground.drop(self._topics[1])
-
-    def kill(self) -> None:
-        self.running.kill()
-        self.committed.close()
 
 
 def worker_of(supervisor: int) -> int:

@@ -5,7 +5,7 @@ cannot be compared, ratios within one round can.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -72,11 +72,25 @@ class Result:
             "unit": self.unit,
             "series": {name: list(each.values) for name, each in self.series.items()},
             "ratios": {
-                each.name: {"values": list(each.series.values), "target": each.target}
+                each.name: {
+                    "values": list(each.series.values),
+                    "target": each.target,
+                    "at_most": each.at_most,
+                }
                 for each in self.ratios
             },
             "notes": self.notes,
         }
+
+    @classmethod
+    def from_json(cls, told: Mapping[str, Any]) -> Result:
+        """What :meth:`as_json` has made."""
+        series = {name: Series(tuple(each)) for name, each in told["series"].items()}
+        ratios = [
+            Ratio(name, Series(tuple(each["values"])), each["target"], each["at_most"])
+            for name, each in told["ratios"].items()
+        ]
+        return cls(told["name"], told["title"], told["unit"], series, ratios, told["notes"])
 
     def lines(self) -> list[str]:
         """As a table for a terminal."""
@@ -85,7 +99,7 @@ class Result:
         )
         told = [f"{self.title} ({self.unit})"]
         for name, series in self.series.items():
-            told.append(f"  {name:{width}}  {_figures(series, _number)}")
+            told.append(f"  {name:{width}}  {_figures(series, in_digits)}")
         for each in self.ratios:
             told.append(
                 f"  {each.name:{width}}  {_figures(each.series, '{:.2f}'.format)}{_target(each)}"
@@ -98,7 +112,8 @@ def _figures(series: Series, text: Callable[[float], str]) -> str:
     return f"{text(series.median):>9}  ({text(low)} to {text(high)})"
 
 
-def _number(value: float) -> str:
+def in_digits(value: float) -> str:
+    """Three digits are enough of a figure that varies by a tenth."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 

@@ -7,16 +7,19 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.audit import audit_outputs, audit_tables
-from bench.contenders import Contender, Running, floor, processor
-from bench.gauge import Committed, Gauge, Speed
+from bench.contenders import BOUND, Contender, Running, floor, processor
+from bench.gauge import Gauge, Speed
 from bench.ground import Ground, Shape
 from bench.results import Result, rounds
+from bench.trial import Trial
 
 WARM_SECONDS, SECONDS = 3.0, 3.0
 """Its spare worker has started by then, which takes a second of a core."""
-BOUND = 2_000
+SHORT_SECONDS = 2.0
+"""Where one factor is varied, and many cases are measured."""
 OWN = "itself"
+UNIT = "messages/s"
+COPY = "COPY alone"
 
 
 @dataclass(frozen=True)
@@ -44,40 +47,23 @@ def watched(
     :returns: its speed when it was warm, and how many messages it has done in all.
     :raises SystemExit: when anything was lost or doubled.
     """
-    contender, shape = case.contender, case.shape
-    topics = (ground.filled(shape), ground.topic("output"))
-    group = ground.name("group")
-    if contender.tables:
-        ground.empty_tables()
-    committed = Committed(ground.servers, group, topics[0], shape.partitions)
-    running = Running(contender, ground.stack.environment, topics, group, ground.log(group))
+    shape = case.shape
+    trial = Trial(ground, case.contender, ground.filled(shape), shape.partitions)
     try:
-        processes = {OWN: running.pid, **ground.processes}
-        gauge = Gauge(committed, processes, running.check)
-        speed = gauge.measure(contender.warm_seconds or WARM_SECONDS, seconds, shape.total)
-        before_end(running)
-        running.end()
-    except SystemExit as error:
-        raise SystemExit(f"{contender.name}: {error}{running.log_tail()}") from None
+        processes = {OWN: trial.running.pid, **ground.processes}
+        gauge = Gauge(trial.committed, processes, trial.running.check)
+        warm = case.contender.warm_seconds or WARM_SECONDS
+        try:
+            speed = gauge.measure(warm, seconds, shape.total)
+        except SystemExit as error:
+            raise SystemExit(f"{case.contender.name}: {error}{trial.running.log_tail()}") from None
+        before_end(trial.running)
+        done = trial.end()
     finally:
-        running.kill()
-    done = committed.by_partition()
-    committed.close()
-    faults = audit(ground, contender, topics[1], done)
-    if faults:
-        raise SystemExit(f"{contender.name} over {shape}: {'; '.join(faults[:5])}: no figure")
-    ground.drop(topics[1])
+        trial.kill()
     used = ", ".join(f"{who} {speed.micros(who):.1f}" for who in speed.cpu)
-    print(f"  {contender.name}: {speed.per_second:,.0f}/s; CPU µs: {used}", file=sys.stderr)
-    return speed, sum(done.values())
-
-
-def audit(ground: Ground, contender: Contender, output: str, done: dict[int, int]) -> list[str]:
-    faults = audit_outputs(ground.servers, output, done)
-    if contender.tables:
-        with ground.connect() as connection:
-            faults += audit_tables(connection, done, counters=contender.counters)
-    return faults
+    print(f"  {case.contender.name}: {speed.per_second:,.0f}/s; CPU µs: {used}", file=sys.stderr)
+    return speed, done
 
 
 FULL = Shape(2_000_000)
@@ -88,21 +74,25 @@ BOUNDS = (1, 10, 100, 1_000, 5_000)
 def work(ground: Ground, count: int) -> Result:
     """By work, beside the loops that a user would write by hand."""
     contenders = [
-        processor("transform", batch_max_messages=BOUND),
-        floor("raw", tables=False, bound=BOUND),
-        processor("full", batch_max_messages=BOUND),
-        processor("batch", batch_max_messages=BOUND),
-        floor("at-least-once", bound=BOUND),
+        processor("transform"),
+        floor("raw", tables=False),
+        processor("full"),
+        processor("batch"),
+        floor("at-least-once"),
         floor("per-message"),
     ]
     cases = {each.name: Case(each, FULL) for each in contenders}
-    result = compared("work", f"By work, up to {BOUND:,} messages a batch", ground, count, cases)
-    result.series["COPY alone"] = rounds(count, ["copy"], lambda _: copied(ground))["copy"]
+    result = Result("work", f"By work, up to {BOUND:,} messages a batch", UNIT)
+    result.series = rounds(
+        count,
+        [*cases, COPY],
+        lambda name: copied(ground) if name == COPY else measure(ground, cases[name]).per_second,
+    )
     result.ratio("processor, transform", "raw loop", 0.85)
     result.ratio("processor, full", "at-least-once loop", 0.90)
     result.ratio("processor, batch", "at-least-once loop", 0.90)
     result.ratio("processor, full", "per-message loop", 25)
-    result.ratio("processor, full", "COPY alone")
+    result.ratio("processor, full", COPY)
     return result
 
 
@@ -172,8 +162,12 @@ def workers(ground: Ground, count: int) -> Result:
 
 
 def compared(name: str, title: str, ground: Ground, count: int, cases: dict[str, Case]) -> Result:
-    series = rounds(count, list(cases), lambda case: measure(ground, cases[case]).per_second)
-    return Result(name, title, "messages/s", series)
+    series = rounds(count, list(cases), lambda case: short(ground, cases[case]))
+    return Result(name, title, UNIT, series)
+
+
+def short(ground: Ground, case: Case) -> float:
+    return measure(ground, case, SHORT_SECONDS).per_second
 
 
 def forget(ground: Ground, shapes: Iterable[Shape]) -> None:
@@ -184,7 +178,7 @@ def forget(ground: Ground, shapes: Iterable[Shape]) -> None:
 def copied(ground: Ground) -> float:
     """Rows a second by COPY alone, as many a transaction as a batch has."""
     ground.empty_tables()
-    contender = floor("copy", outputs=False, bound=BOUND)
+    contender = floor("copy")
     running = Running(
         contender, ground.stack.environment, ("", ""), "", ground.log(ground.name("copy"))
     )

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from bench.contenders import Contender, processor
+from bench.contenders import BOUND, Contender, processor
+from bench.environments import tell
 from bench.ground import Ground, Shape
-from bench.peers.environments import HERE, java_command, quix_python, tell
+from bench.peers.environments import HERE, java_command, quix_python
 from bench.results import Result, rounds
-from bench.throughput import BOUND, Case, measure
+from bench.throughput import Case, measure
 
 SHAPE = Shape(2_500_000)
 """More than the fastest of them does while it gets warm and is measured."""
@@ -28,10 +29,10 @@ NOTES = (
 def peers(ground: Ground, count: int) -> Result:
     """Kafka Streams and Quix Streams at the transform; plain Java and Quix's sink at the rows."""
     contenders = [
-        processor("transform", batch_max_messages=BOUND),
+        processor("transform"),
         kafka_streams(ground.folder),
         quix("transform", ground.folder),
-        processor("full", batch_max_messages=BOUND),
+        processor("full"),
         plain_java(ground.stack.postgres.url),
         quix("rows", ground.folder),
     ]

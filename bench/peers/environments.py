@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import functools
-import sys
 from pathlib import Path
 
+from bench.environments import python_with, tell
 from devstack.parts import compiler_jars, java
 from devstack.parts.folder import fetched, run
 from devstack.parts.jars import class_path, resolve
@@ -52,16 +52,4 @@ def classes() -> Path:
 def quix_python() -> Path:
     """The Python of a venv that has what ``quix.txt`` locks, and nothing else."""
 
-    def install(folder: Path) -> None:
-        tell("fetching Quix Streams")
-        run([sys.executable, "-m", "venv", "--without-pip", folder], "venv")
-        pip = (sys.executable, "-m", "pip", "--disable-pip-version-check")
-        target = ("--python", folder / "bin" / "python")
-        run([*pip, *target, "install", "--quiet", "--require-hashes", "-r", LOCK], "Quix Streams")
-
-    recipe = LOCK.read_bytes() + sys.version.encode()
-    return fetched("quix", recipe, install) / "bin" / "python"
-
-
-def tell(what: str) -> None:
-    print(f"  {what}", file=sys.stderr)
+    return python_with("quix", LOCK, "Quix Streams")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ OUTPUT = os.environ.get("BENCH_OUTPUT", "bench-output")
 transform = Pipeline("bench", outputs=[OUTPUT])
 full = Pipeline("bench", outputs=[OUTPUT], tables=metadata)
 batch = Pipeline("bench", outputs=[OUTPUT], tables=metadata)
+slow = Pipeline("bench", outputs=[OUTPUT], tables=metadata)
 
 
 @transform.handler(INPUT)
@@ -39,6 +41,14 @@ def kept_together(messages: Sequence[Message[Event]], tx: Transaction) -> Iterat
         tx.insert(rows, row(event, message))
         tx.upsert(counters, counter(event), add=["messages", "amount"])
         yield Output(OUTPUT, key=message.key, value=done(event))
+
+
+@slow.handler(INPUT)
+def kept_slowly(event: Event, message: Message[Any], tx: Transaction) -> Output:
+    """The full work; one partition's messages ask somebody who takes a while."""
+    if message.partition == 0:
+        time.sleep(0.01)
+    return kept(event, message, tx)
 
 
 def row(event: Event, message: Message[Any]) -> dict[str, Any]:

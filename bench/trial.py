@@ -1,0 +1,67 @@
+"""A contender at work on topics of its own; what it leaves behind is counted at its end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+
+from bench.audit import audit_outputs, audit_tables
+from bench.contenders import Contender, Running
+from bench.gauge import Committed
+from bench.ground import Ground
+
+POLL_SECONDS = 0.01
+
+
+class Trial:
+    """Begins with empty tables and an empty output topic."""
+
+    def __init__(self, ground: Ground, contender: Contender, topic: str, partitions: int) -> None:
+        """:param topic: the input, with its number of partitions."""
+        self._ground = ground
+        self.contender = contender
+        self.name = ground.name("group")
+        self.output = ground.topic("output")
+        if contender.tables:
+            ground.empty_tables()
+        self.committed = Committed(ground.servers, self.name, topic, partitions)
+        self.running = Running(
+            contender,
+            ground.stack.environment,
+            (topic, self.output),
+            self.name,
+            ground.log(self.name),
+        )
+
+    def wait(self, reached: Callable[[Mapping[int, int]], bool], seconds: float) -> None:
+        """Until the offsets, by partition, are where they are waited for.
+
+        :raises SystemExit: when they do not get there.
+        """
+        deadline = time.monotonic() + seconds
+        while not reached(self.committed.by_partition()):
+            self.running.check()
+            if time.monotonic() > deadline:
+                raise SystemExit(f"{self.contender.name} stands still{self.running.log_tail()}")
+            time.sleep(POLL_SECONDS)
+
+    def end(self) -> int:
+        """SIGTERM, then the audit; how many messages were done.
+
+        :raises SystemExit: when anything was lost or doubled.
+        """
+        self.running.end()
+        done = self.committed.by_partition()
+        faults = audit_outputs(self._ground.servers, self.output, done)
+        if self.contender.tables:
+            with self._ground.connect() as connection:
+                faults += audit_tables(connection, done, counters=self.contender.counters)
+        if faults:
+            raise SystemExit(f"{self.contender.name}: {'; '.join(faults[:5])}: no figure")
+        self._ground.drop(self.output)
+        return sum(done.values())
+
+    def kill(self) -> None:
+        """Nothing of it is left; also after :meth:`end`."""
+        self.running.kill()
+        self.committed.close()
