@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from confluent_kafka import Consumer, KafkaException, Message, Producer, TopicPa
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from devstack import Kafka, Postgres, Service
+from devstack.errors import StackError
 from devstack.waiting import wait_until
 from processor.engine.batch import Committed
 from processor.engine.outbox import PROVENANCE_HEADER, Provenance, read_provenance
@@ -24,6 +25,7 @@ from tests.support.pipelines import DEFINITIONS, Act
 
 ROOT = Path(__file__).parents[2]
 WAIT_SECONDS = 30.0
+LOG_LINES = 80
 
 _numbers = itertools.count(1)
 
@@ -189,10 +191,11 @@ class Scene:
         return found[0] if found else {"state": None, "reason": None}
 
     def wait_h(self, partition: int, offset: int, topic: str | None = None) -> None:
-        wait_until(
+        self._wait(
             lambda: self.h(partition, topic) >= offset,
-            WAIT_SECONDS,
             f"H of {partition} at {offset}",
+            partition,
+            topic,
         )
 
     def wait_state(
@@ -202,7 +205,7 @@ class Scene:
             found = self.state(partition, topic)
             return found["state"] == state and reason in (None, found["reason"])
 
-        wait_until(reached, WAIT_SECONDS, f"{state} {reason or ''} of partition {partition}")
+        self._wait(reached, f"{state} {reason or ''} of partition {partition}", partition, topic)
         return self.state(partition, topic)
 
     def at_rest(self, partition: int, topic: str | None = None) -> bool:
@@ -216,7 +219,33 @@ class Scene:
         return level and self.observed.outbox(row["id"]) == []
 
     def wait_rest(self, partition: int, topic: str | None = None) -> None:
-        wait_until(lambda: self.at_rest(partition, topic), WAIT_SECONDS, f"{partition} to rest")
+        self._wait(lambda: self.at_rest(partition, topic), f"{partition} to rest", partition, topic)
+
+    def _wait(
+        self, condition: Callable[[], bool], what: str, partition: int, topic: str | None
+    ) -> None:
+        """What fails says what could be seen then, or nobody can tell why."""
+        try:
+            wait_until(condition, WAIT_SECONDS, what)
+        except StackError as error:
+            error.add_note(self.seen(partition, topic))
+            raise
+
+    def seen(self, partition: int, topic: str | None = None) -> str:
+        """Everything that tells how a partition is doing, and the end of the newest log."""
+        row = self.row(partition, topic)
+        waiting = self.observed.outbox(row["id"]) if row else []
+        logs = sorted(
+            self.folder.glob(f"{self.group}-*.log"), key=lambda path: path.stat().st_mtime
+        )
+        lines = logs[-1].read_text(errors="replace").splitlines()[-LOG_LINES:] if logs else []
+        return "\n".join(
+            (
+                f"end {self.end(partition, topic)}, K {self.k(partition, topic)}, row {row}",
+                f"{len(waiting)} in the outbox, state {self.state(partition, topic)}",
+                *lines,
+            )
+        )
 
     def effects(self, partition: int, topic: str | None = None) -> list[int]:
         """The numbers in Postgres, in the order of their messages; one for each effect."""
