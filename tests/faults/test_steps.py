@@ -12,7 +12,9 @@ import os
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
+import psycopg
 import pytest
 from confluent_kafka.admin import AdminClient
 
@@ -27,6 +29,8 @@ PARTITIONS = 8
 PAUSE_SECONDS = 0.02
 FAILING = {400: "fail", 799: "constraint"}
 LIMIT_SECONDS = 300.0
+LARGEST_BACKLOG = 1_000
+"""Of all partitions: more comes when the workers have caught up, however slow they are."""
 OVERLAP_MESSAGES = PARTITIONS // 2
 """Of two workers' batches some land in the background, some do not."""
 LAST = Step.CLOSE
@@ -69,8 +73,19 @@ class Load:
         self._thread.start()
 
     def _run(self) -> None:
-        while not self._stop.wait(PAUSE_SECONDS):
-            self.once()
+        with psycopg.connect(self._scene.url, autocommit=True) as connection:
+            while not self._stop.wait(PAUSE_SECONDS):
+                if self._number - self._handled(connection) < LARGEST_BACKLOG:
+                    self.once()
+
+    def _handled(self, connection: psycopg.Connection[Any]) -> int:
+        found = connection.execute(
+            "SELECT coalesce(sum(next_offset), 0)::bigint FROM processor.progress"
+            " WHERE group_id = %s AND topic = %s",
+            (self._scene.group, self._scene.acts),
+        ).fetchone()
+        assert found is not None
+        return int(found[0])
 
     def once(self) -> None:
         """One message to each partition."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 import itertools
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import psycopg
@@ -16,7 +17,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 from devstack import Kafka, Postgres, Service
 from devstack.errors import StackError
-from devstack.waiting import wait_until
+from devstack.waiting import wait_until, wait_while_moving
 from processor.engine.batch import Committed
 from processor.engine.outbox import PROVENANCE_HEADER, Provenance, read_provenance
 from tests.support.brokers import read_to_end, wait_settled
@@ -28,6 +29,17 @@ WAIT_SECONDS = 30.0
 LOG_LINES = 80
 
 _numbers = itertools.count(1)
+
+
+class Levels(NamedTuple):
+    """Of one partition; None for what there is not, or what cannot be read."""
+
+    end: int | None
+    k: int | None
+    h: int | None
+    p: int | None
+    waiting: int
+    """Rows in the outbox."""
 
 
 class Scene:
@@ -208,25 +220,48 @@ class Scene:
         self._wait(reached, f"{state} {reason or ''} of partition {partition}", partition, topic)
         return self.state(partition, topic)
 
+    def levels(self, partition: int, topic: str | None = None) -> Levels:
+        """Where both stores are, as far as that can be read."""
+        end, row, k = (read(partition, topic) for read in (self.end, self.row, self.k))
+        return Levels(
+            end=end,
+            k=None if k is None else k.offset,
+            h=None if row is None else row["next_offset"],
+            p=None if row is None else row["published_offset"],
+            waiting=0 if row is None else len(self.observed.outbox(row["id"])),
+        )
+
     def at_rest(self, partition: int, topic: str | None = None) -> bool:
         """P = K = H = end, and nothing left in the outbox."""
-        end, row, k = (read(partition, topic) for read in (self.end, self.row, self.k))
-        if end is None or row is None or k is None:
+        return self._are_rest(self.levels(partition, topic), partition, topic)
+
+    def _are_rest(self, at: Levels, partition: int, topic: str | None) -> bool:
+        produced = self._produced.get((topic or self.acts, partition), 0)
+        if at.end is None or at.end < produced:
             return False
-        if end < self._produced.get((topic or self.acts, partition), 0):
-            return False
-        level = row["published_offset"] == k.offset == row["next_offset"] == end
-        return level and self.observed.outbox(row["id"]) == []
+        return at.p == at.k == at.h == at.end and not at.waiting
 
     def wait_rest(self, partition: int, topic: str | None = None) -> None:
-        self._wait(lambda: self.at_rest(partition, topic), f"{partition} to rest", partition, topic)
+        """However long it takes, as long as something moves."""
+        with self._telling(partition, topic):
+            wait_while_moving(
+                lambda: self.levels(partition, topic),
+                lambda at: self._are_rest(at, partition, topic),
+                WAIT_SECONDS,
+                f"{partition} to rest",
+            )
 
     def _wait(
         self, condition: Callable[[], bool], what: str, partition: int, topic: str | None
     ) -> None:
+        with self._telling(partition, topic):
+            wait_until(condition, WAIT_SECONDS, what)
+
+    @contextmanager
+    def _telling(self, partition: int, topic: str | None) -> Iterator[None]:
         """What fails says what could be seen then, or nobody can tell why."""
         try:
-            wait_until(condition, WAIT_SECONDS, what)
+            yield
         except StackError as error:
             error.add_note(self.seen(partition, topic))
             raise
