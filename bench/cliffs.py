@@ -22,6 +22,8 @@ SLOW_PARTITION = 0
 COLD = "seconds from the command to the first effect, from cold"
 MEMORY = "MB of memory, {} messages behind"
 STILL = "longest seconds in which a fast partition stood still beside {}"
+FAST = "messages/s of eleven partitions beside {}"
+OTHERS, SLOW = "another", "a slow one"
 
 
 def cliffs(ground: Ground, count: int) -> Result:
@@ -35,6 +37,7 @@ def cliffs(ground: Ground, count: int) -> Result:
     result = Result("cliffs", "Edges", "as named", series)
     short, long = (MEMORY.format(f"{shape.messages:,}") for shape in (SHORT, LONG))
     result.ratio(long, short, 1.3, at_most=True)
+    result.ratio(FAST.format(SLOW), FAST.format(OTHERS), 0.8)
     result.notes.append("The slow partition's handler takes 10 ms a message, the others' none.")
     ground.forget(LONG)
     ground.forget(SHORT)
@@ -47,8 +50,10 @@ def once(ground: Ground) -> Iterator[tuple[str, float]]:
         if shape is LONG:
             yield COLD, first
         yield MEMORY.format(f"{shape.messages:,}"), memory
-    for name, contender in (("others", processor("full")), ("a slow one", processor("slow"))):
-        yield STILL.format(name), longest_still(ground, contender)
+    for name, contender in ((OTHERS, processor("full")), (SLOW, processor("slow"))):
+        still, rate = fast_ones(ground, contender)
+        yield STILL.format(name), still
+        yield FAST.format(name), rate
 
 
 def cold_and_memory(ground: Ground, shape: Shape) -> tuple[float, float]:
@@ -67,13 +72,16 @@ def cold_and_memory(ground: Ground, shape: Shape) -> tuple[float, float]:
     return first, memory
 
 
-def longest_still(ground: Ground, contender: Contender) -> float:
-    """Of any partition but the slow one, once each has moved."""
+def fast_ones(ground: Ground, contender: Contender) -> tuple[float, float]:
+    """All partitions but the slow one, once each has moved: the longest seconds in which any of
+    them stood still, and their messages a second.
+    """
     trial = Trial(ground, contender, ground.filled(FULL), FULL.partitions)
     try:
         trial.wait(lambda k: len(k) == FULL.partitions, MOVE_SECONDS)
         longest, moved, at = 0.0, {}, dict.fromkeys(range(FULL.partitions), 0)
-        end = time.monotonic() + WATCHED_SECONDS
+        began = time.monotonic()
+        before, end = trial.committed.by_partition(), began + WATCHED_SECONDS
         while (now := time.monotonic()) < end:
             for number, offset in trial.committed.by_partition().items():
                 if offset != at[number]:
@@ -81,7 +89,8 @@ def longest_still(ground: Ground, contender: Contender) -> float:
             fast = [now - when for number, when in moved.items() if number != SLOW_PARTITION]
             longest = max(longest, *fast)
             time.sleep(POLL_SECONDS)
+        rate = sum(at[n] - before[n] for n in at if n != SLOW_PARTITION) / (now - began)
         trial.end()
     finally:
         trial.kill()
-    return longest
+    return longest, rate

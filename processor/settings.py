@@ -150,7 +150,7 @@ class Settings(BaseSettings):
     batch_max_messages: Annotated[int, Field(ge=1, le=100_000)] = 5_000
     batch_max_bytes: Annotated[int, Field(ge=1)] = 8_000_000
     batch_max_output_bytes: Annotated[int, Field(ge=1)] = 16_000_000
-    batch_max_seconds: Annotated[float, Field(gt=0, le=60)] = 2.0
+    batch_max_seconds: Annotated[float, Field(gt=0, le=60)] = 0.5
     """Handlers that take long get fewer messages a batch."""
     batch_overlap_min_messages: Annotated[int, Field(ge=1)] = 200
     """A batch of so many takes effect while the handlers of the next one run.

@@ -22,6 +22,7 @@ from processor.engine.cluster import Cluster
 from processor.engine.consumer import Consumer
 from processor.engine.database import Database, application_name
 from processor.engine.failures import ReadFailed
+from processor.engine.flow_control import FlowControl
 from processor.engine.handling import Handling
 from processor.engine.housekeeping import Housekeeping
 from processor.engine.isolation import Isolation
@@ -182,8 +183,12 @@ def assemble(
         clients,
         pipeline.routes,
         worker,
-        settings.batch_max_messages,
-        settings.batch_max_bytes,
+        FlowControl(
+            settings.batch_max_messages,
+            settings.batch_max_bytes,
+            settings.batch_max_seconds,
+            clock.now,
+        ),
         steps,
         clock,
     )

@@ -7,11 +7,11 @@ the next. Here each partition has a queue of its own, and they take turns.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
-from processor.engine.batch import Partition, Slice
+from processor.engine.batch import Partition, Position, Slice
 
-TURN_MESSAGES = 100
+TURN_SECONDS = 0.005
 """A partition's part in a batch is not cut below that: each part costs statements of its own."""
 
 
@@ -65,19 +65,32 @@ class Backlog:
         self._queues.clear()
         self._messages = 0
 
-    def take(self, room: int) -> list[Slice]:
-        """The next batch: an equal part of each partition, then more of those that have more.
+    def cut(self, partition: Partition, count: int) -> Position:
+        """Let go of what there is of a partition beyond so many messages; where that begins."""
+        queue = self._queues[partition]
+        self._messages -= len(queue.messages) - count
+        del queue.messages[count:]
+        last = queue.messages[-1]
+        return Position(last.offset() + 1, last.leader_epoch())
+
+    def take(self, room: int, seconds: float, each: Callable[[Partition], float]) -> list[Slice]:
+        """The next batch: as much time for each partition, then more for those that have more.
 
         :param room: how many messages at most.
+        :param seconds: how long they may seem to take, if they are several.
+        :param each: the seconds that a message of a partition seems to take.
         """
         taken: dict[Partition, Slice] = {}
-        while room > 0 and self._queues:
-            part = max(TURN_MESSAGES, room // len(self._queues))
-            for partition in list(self._queues):
-                if room <= 0:
+        while room > 0 and seconds > 0 and self._queues:
+            takes = {partition: each(partition) for partition in self._queues}
+            share = min(room / sum(1 / one for one in takes.values()), seconds / len(takes))
+            share = max(share, TURN_SECONDS)
+            for partition, one in takes.items():
+                if room <= 0 or seconds <= 0:
                     break
-                got = self._cut(partition, min(part, room))
+                got = self._take(partition, min(room, max(1, int(share / one))))
                 room -= len(got.messages)
+                seconds -= len(got.messages) * one
                 earlier = taken.get(partition)
                 if earlier is None:
                     taken[partition] = got
@@ -85,7 +98,7 @@ class Backlog:
                     earlier.messages.extend(got.messages)
         return list(taken.values())
 
-    def _cut(self, partition: Partition, count: int) -> Slice:
+    def _take(self, partition: Partition, count: int) -> Slice:
         """The first messages of a queue; what is left of it waits until all others had their turn.
 
         Offsets may have gaps: the rest begins behind the last one that was taken.

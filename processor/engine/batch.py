@@ -19,6 +19,14 @@ class Partition(NamedTuple):
         return f"{self.topic}/{self.number}"
 
 
+class Position(NamedTuple):
+    """Where a partition's next message is expected."""
+
+    offset: int
+    epoch: int | None = None
+    """Leader epoch of the message before it, as far as known."""
+
+
 @dataclass(slots=True)
 class Slice:
     """One partition's share of what was consumed, in offset order.
@@ -92,6 +100,13 @@ class Handled:
     stop: Stop | None = None
     rest: list[Any] = field(default_factory=list)
     """Messages of the slice beyond ``next``: a batch was cut for size or time."""
+    seconds: float = 0.0
+    """What its handlers have taken."""
+
+    @property
+    def messages(self) -> int:
+        """How many are done, in one way or another."""
+        return self.handled + self.skipped + len(self.dead_letters)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,20 +7,19 @@ fence for a batch that was read under an older assignment.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
-from processor.engine.backlog import Backlog
 from processor.engine.batch import Partition, Slice
 from processor.engine.clients import Clients
 from processor.engine.clock import Clock
 from processor.engine.cluster import told
 from processor.engine.failures import Doubt, MemberFenced
-from processor.engine.pace import Pace
-from processor.engine.placing import Placing, Targets, placed_at
+from processor.engine.flow_control import FlowControl
+from processor.engine.placing import Placing, placed_at
 from processor.engine.steps import Step, Steps
 
 WAKE_TIMEOUT_SECONDS = 5.0
@@ -65,21 +64,14 @@ class Consumer:
         clients: Clients,
         topics: Iterable[str],
         listener: AssignmentListener,
-        max_messages: int,
-        max_bytes: int,
+        in_hand: FlowControl,
         steps: Steps,
         clock: Clock,
     ) -> None:
         self._listener = listener
-        self._max_messages = max_messages
-        self._max_bytes = max_bytes
-        self._mean_bytes = 1_000.0
         self._steps = steps
         self._flows: dict[Partition, Flow] = {}
-        self._backlog = Backlog()
-        self._crowding: set[Partition] = set()
-        """Flowing, but not fetched for now."""
-        self._pace = Pace(clock.now)
+        self._in_hand = in_hand
         self._owned: set[Partition] = set()
         self._client = clients.consumer(self._error)
         self._incremental = clients.incremental
@@ -109,24 +101,20 @@ class Consumer:
         :raises MemberFenced: when the group has replaced this member.
         """
         before = self.assignment
-        room = self._room()
-        wanted = self._pace.most(room, self._mean_bytes) - len(self._backlog)
+        wanted = self._in_hand.wanted
         with self._steps.step(Step.CONSUME):
             # Without any room it is polled all the same, or the group takes it for dead.
-            messages = self._client.consume(1, 0 if self._backlog else timeout_seconds)
+            messages = self._client.consume(1, 0 if self._in_hand else timeout_seconds)
             if messages and wanted > 1:
                 messages += self._client.consume(wanted - 1, 0)
         if self.assignment != before:
             self._heed(messages)
             return Fetched()  # dropped: recovery seeks every partition that is still owned
         fetched, slices = self._sort(messages)
-        for each in slices:
-            self._backlog.add(each)
-        self._make_room(fetched)
-        self._backlog.drop(fetched.doubtful)
-        fetched.slices = self._backlog.take(room)
-        taken = sum(len(each.messages) for each in fetched.slices)
-        self._pace.took(taken, others_wait=bool(self._backlog))
+        self._unpark(fetched)
+        self._park([each.partition for each in slices])
+        self._in_hand.drop(fetched.doubtful)
+        fetched.slices = self._in_hand.take()
         return fetched
 
     def give_back(self, rest: Slice, has_waited: bool = True) -> None:
@@ -134,8 +122,11 @@ class Consumer:
 
         :param has_waited: nothing of the partition was handled: its turn is the next one.
         """
-        self._backlog.put_back(rest, has_waited)
-        self._pace.gave_back(len(rest.messages))
+        self._in_hand.give_back(rest, has_waited)
+
+    def handled(self, partition: Partition, messages: int, seconds: float) -> None:
+        """How long that has taken, for the size of its next parts."""
+        self._in_hand.handled(partition, messages, seconds)
 
     def start(self, positions: dict[Partition, tuple[int, int | None]]) -> None:
         """Let partitions flow from (offset, leader epoch).
@@ -144,17 +135,13 @@ class Consumer:
         """
         if not positions:
             return
-        self._place({p: placed_at(p, *at) for p, at in positions.items()})
-        for partition, (offset, epoch) in positions.items():
-            self._flows[partition] = Flow(offset, epoch)
+        self._place(positions)
         self._wake(positions)
 
     def hold(self, partitions: Collection[Partition]) -> None:
         """Stop the flow; what is in hand of these partitions is dropped."""
-        held = [p for p in partitions if self._flows.pop(p, None) is not None]
-        self._backlog.drop(partitions)
-        self._crowding.difference_update(partitions)
-        self._placing.pause(held)
+        self._in_hand.drop(partitions)
+        self._pause(partitions)
 
     def idle_end(self, partition: Partition, next_offset: int) -> int | None:
         """The log's end, if a fetch from H reached it and found nothing; else None."""
@@ -173,48 +160,36 @@ class Consumer:
         with self._steps.step(Step.CLOSE):
             self._client.close()
 
-    def _room(self) -> int:
-        """How many messages a batch may have, by count and by the bytes they seem to need."""
-        return max(1, min(self._max_messages, int(self._max_bytes / self._mean_bytes)))
-
-    def _place(self, targets: Targets) -> None:
+    def _place(self, positions: Mapping[Partition, tuple[int, int | None]]) -> None:
         """Fetch these from there on, and what flows from where it is.
 
-        :raises Doubt: when the client does not take it.
+        :raises Doubt: when the client does not take it; none of them flows then.
         """
+        flowing = {p: placed_at(p, flow.position, flow.epoch) for p, flow in self._flows.items()}
         try:
-            self._placing.start(targets, self._flowing(self._flows))
-            self._placing.pause(self._crowding - targets.keys())
+            self._placing.start({p: placed_at(p, *at) for p, at in positions.items()}, flowing)
         except KafkaException as error:
             raise Doubt(f"seek: {told(error)}") from None
+        self._flows |= {partition: Flow(*at) for partition, at in positions.items()}
 
-    def _flowing(self, partitions: Iterable[Partition]) -> Targets:
-        """Where the client is to go on."""
-        at = {partition: self._flows[partition] for partition in partitions}
-        return {p: placed_at(p, flow.position, flow.epoch) for p, flow in at.items()}
+    def _pause(self, partitions: Iterable[Partition]) -> None:
+        """Whatever the client still hands over of them is dropped."""
+        self._placing.pause([p for p in partitions if self._flows.pop(p, None) is not None])
 
-    def _make_room(self, fetched: Fetched) -> None:
-        """A partition that there is enough of for a while is not fetched meanwhile.
-
-        The client has one queue for all: what is in it of one partition, thousands perhaps, is in
-        front of whatever comes for the others.
-        """
-        held = self._backlog.of
-        roomy = [p for p in self._crowding if held(p) <= self._pace.few]
-        if roomy:
-            self._crowding.difference_update(roomy)
-            for partition in roomy:
-                self._flows[partition].end = None
-            try:
-                self._place(self._flowing(roomy))
-            except Doubt as doubt:
-                fetched.doubtful.update(dict.fromkeys(roomy, str(doubt)))
-        many = self._pace.many
-        if len(self._backlog) <= many:
+    def _unpark(self, fetched: Fetched) -> None:
+        ready = self._in_hand.unpark()
+        if not ready:
             return
-        large = {p for p in self._flows if held(p) > many} - self._crowding
-        self._placing.pause(large)
-        self._crowding |= large
+        try:
+            self._place(ready)
+        except Doubt as doubt:
+            fetched.doubtful.update(dict.fromkeys(ready, str(doubt)))
+
+    def _park(self, partitions: Collection[Partition]) -> None:
+        """They flow no more; what there is of them is handled all the same."""
+        parked = self._in_hand.park(partitions)
+        if parked:
+            self._pause(parked)
 
     def _wake(self, partitions: Iterable[Partition]) -> None:
         """Ask the partitions' leaders for anything.
@@ -233,7 +208,7 @@ class Consumer:
         """By partition, checked: nothing before the position, offsets strictly rising."""
         fetched = Fetched()
         slices: dict[tuple[str, int], Slice | None] = {}
-        size = count = 0
+        size = 0
         for message in messages:
             if message.error() is not None:
                 self._event(message, fetched)
@@ -246,11 +221,10 @@ class Consumer:
             if target is not None:
                 target.messages.append(message)
                 size += len(message)
-                count += 1
-        if count:
-            self._mean_bytes += 0.2 * (max(1.0, size / count) - self._mean_bytes)
         found = [each for each in slices.values() if each is not None]
-        return fetched, [each for each in found if self._accept(each, fetched)]
+        accepted = [each for each in found if self._accept(each, fetched)]
+        self._in_hand.add(accepted, size)
+        return fetched, accepted
 
     def _slice(self, partition: Partition) -> Slice | None:
         """None for a partition that does not flow: its messages are dropped."""
@@ -338,11 +312,8 @@ class Consumer:
     def _changed(self) -> None:
         """Drop everything in hand; each partition flows again when recovery has started it."""
         self.assignment += 1
-        self._backlog.clear()
-        self._crowding.clear()
-        flowing = list(self._flows)
-        self._flows.clear()
-        self._placing.pause(flowing)
+        self._in_hand.clear()
+        self._pause(list(self._flows))
 
 
 def _of_no_partition(message: Any) -> bool:

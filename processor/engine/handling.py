@@ -88,9 +88,10 @@ class Handling:
         done: list[Handled] = []
         try:
             with self._steps.step(Step.HANDLE, self.limit_seconds):
-                for each in slices:
+                for left, each in zip(range(len(slices), 0, -1), slices, strict=True):
                     handled = start(each)
                     done.append(handled)
+                    limits.begin(left)
                     if limits.reached(handled):
                         handled.rest = each.messages
                     elif self.routes[each.partition.topic].batch:
@@ -238,17 +239,32 @@ class Handling:
 
 @dataclass(slots=True)
 class Limits:
-    """What ends a batch before its messages do."""
+    """What ends a batch before its messages do.
+
+    Each slice has an equal part of the time that is left, so that a slow one does not have it all.
+    """
 
     output_bytes: int
     """What those that are still to be counted may have together."""
     deadline: float
     clock: Callable[[], float]
+    began: float = 0.0
+    until: float = 0.0
+    """The slice's own time."""
+
+    def begin(self, left: int) -> None:
+        """A slice begins.
+
+        :param left: how many there are, with this one.
+        """
+        self.began = now = self.clock()
+        self.until = now + (self.deadline - now) / left
 
     def reached(self, handled: Handled) -> bool:
         """:param handled: what is under way, not counted yet."""
-        return handled.output_bytes >= self.output_bytes or self.clock() > self.deadline
+        return handled.output_bytes >= self.output_bytes or self.clock() > self.until
 
     def count(self, handled: Handled) -> None:
-        """A slice is done."""
+        """The slice is done."""
         self.output_bytes -= handled.output_bytes
+        handled.seconds = self.clock() - self.began

@@ -43,9 +43,10 @@ class Isolation:
         """
         limits = self._handling.limits()
         done: list[Handled] = []
-        for each in slices:
+        for left, each in zip(range(len(slices), 0, -1), slices, strict=True):
             handled = start(each)
             done.append(handled)
+            limits.begin(left)
             for index, raw in enumerate(each.messages):
                 if (index or len(done) > 1) and limits.reached(handled):
                     handled.rest = each.messages[index:]

@@ -216,6 +216,7 @@ class Worker:
             self._doubt(ended.doubt, ended.partitions)
             return
         for each in reversed(ended.handled):
+            self.consumer.handled(each.partition, each.messages, each.seconds)
             self._go_on(each)
         self._tell(ended)
 

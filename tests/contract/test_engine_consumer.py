@@ -10,7 +10,7 @@ import pytest
 from processor.engine.batch import Partition
 from processor.engine.consumer import Consumer
 from tests.contract.kafka_worlds import make_world
-from tests.support.engine import free_steps
+from tests.support.engine import free_steps, in_hand
 from tests.support.worlds import Sprung, World
 
 WAIT_SECONDS = 30.0
@@ -19,6 +19,8 @@ ASKED_WITHIN_SECONDS = 1.0
 """After an assignment the client has asked by then what it asks of itself."""
 MANY, FEW, AT_ONCE = 12_000, 5, 100
 SOON_FETCHES = 80
+HANDLING_SECONDS = 0.1
+"""A batch's."""
 BATCHES, BATCH = 5, 300
 """More than one fetch brings, on the real broker (1 MB) and on the simulated one (1,000)."""
 
@@ -49,7 +51,12 @@ def test_all_is_brought_from_where_it_was_started_however_late_the_broker_answer
         world.append(topic, [b"v" * 4_000] * BATCH)
     with world.answering_slowly(request_name, LATE_SECONDS) as sprung:
         consumer = Consumer(
-            world.clients(breakable=True), [topic], Nobody(), 100, 10**9, free_steps(), world
+            world.clients(breakable=True),
+            [topic],
+            Nobody(),
+            in_hand(100, 10**9, world),
+            free_steps(),
+            world,
         )
         consumer.subscribe()
         try:
@@ -92,7 +99,12 @@ def test_a_log_that_does_not_fit_the_leader_epoch_of_h_is_told(world: World, bef
     epoch = world.refill(topic, keep=3, values=[b"w"] * 10)
     partition = Partition(topic, 0)
     consumer = Consumer(
-        world.clients(breakable=False), [topic], Nobody(), 100, 10**9, free_steps(), world
+        world.clients(breakable=False),
+        [topic],
+        Nobody(),
+        in_hand(100, 10**9, world),
+        free_steps(),
+        world,
     )
     consumer.subscribe()
     truncated: set[Partition] = set()
@@ -128,7 +140,12 @@ def test_many_messages_of_one_partition_do_not_hold_up_a_few_of_another(world: W
     for _ in range(MANY // 1_000):
         world.append(many, [b"v" * 100] * 1_000)
     consumer = Consumer(
-        world.clients(breakable=False), [many, few], Nobody(), AT_ONCE, 10**9, free_steps(), world
+        world.clients(breakable=False),
+        [many, few],
+        Nobody(),
+        in_hand(AT_ONCE, 10**9, world),
+        free_steps(),
+        world,
     )
     consumer.subscribe()
     brought: dict[str, list[int]] = defaultdict(list)
@@ -138,6 +155,7 @@ def test_many_messages_of_one_partition_do_not_hold_up_a_few_of_another(world: W
         assert not fetched.doubtful
         for each in fetched.slices:
             brought[each.partition.topic] += [message.offset() for message in each.messages]
+            consumer.handled(each.partition, len(each.messages), HANDLING_SECONDS)
 
     def owned() -> bool:
         turn()
@@ -155,7 +173,7 @@ def test_many_messages_of_one_partition_do_not_hold_up_a_few_of_another(world: W
         world.append(few, [b"v"] * FEW)
         for _ in range(SOON_FETCHES):
             turn()
-            world.sleep(0.1)  # the handlers take their time
+            world.sleep(HANDLING_SECONDS)
             if len(brought[few]) == FEW:
                 break
         before = len(brought[many])

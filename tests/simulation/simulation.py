@@ -48,10 +48,10 @@ IDLE_SECONDS = 0.4
 """How long a worker waits for messages: longer than in earnest, because each turn costs."""
 LOOK_SECONDS = 0.25
 CROWDED = {
-    "CROWDING_SECONDS": 0.0,
-    "CROWDING_MESSAGES": 2,
-    "ROOMY_SECONDS": 0.0,
-    "ROOMY_MESSAGES": 1,
+    "ENOUGH_SECONDS": 0.0,
+    "ENOUGH_MESSAGES": 2,
+    "FEW_SECONDS": 0.0,
+    "FEW_MESSAGES": 1,
 }
 FIRST_TIME = 1_000_000
 """Of the messages' own times (milliseconds)."""

@@ -23,7 +23,7 @@ from tests.simulation.kafka.offsets import Offset
 from tests.simulation.kafka.producer import Producer
 from tests.simulation.network import Fate, Network
 from tests.simulation.scheduler import Clock, Process, Scheduler
-from tests.support.engine import free_steps
+from tests.support.engine import free_steps, in_hand
 
 SESSION_SECONDS = 6.0
 CONFIG = {
@@ -174,14 +174,14 @@ class TestProcesses:
             assigned = revoked = lost = staticmethod(lambda partitions: None)
 
         def run(stall_seconds: float) -> None:
+            clock = Clock(world.time)
             consumer = EngineConsumer(
                 world.clients("0"),
                 ["input"],
                 Listener(),
-                10,
-                1_000,
+                in_hand(10, 1_000, clock),
                 free_steps(),
-                Clock(world.time),
+                clock,
             )
             consumer.subscribe()
             world.time.pause(stall_seconds)

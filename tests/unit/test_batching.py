@@ -24,7 +24,7 @@ from tests.support.engine import free_steps
 from tests.support.messages import TIMESTAMP, Raw
 from tests.support.stores import ListStore
 
-FIRST, SECOND = Partition("input", 0), Partition("input", 1)
+FIRST, SECOND, THIRD = (Partition("input", number) for number in range(3))
 TABLE = Table("numbers", MetaData(), Column("n", Integer))
 NO_LIMIT = 10**9
 
@@ -161,20 +161,43 @@ def test_a_cut_batch_always_makes_progress() -> None:
 @pytest.mark.parametrize("path", ["handling", "isolation"])
 def test_a_batch_is_cut_when_its_time_is_over(path: str) -> None:
     """Slow handlers make small batches, not a worker that seems to hang."""
+    bench = passing(0.9)
+    first, second, third = getattr(bench, path).run(
+        [piece([add(n) for n in range(5)]), piece([add(7)], 0, SECOND), piece([add(8)], 0, THIRD)]
+    )
+    assert (first.next, [raw.at for raw in first.rest]) == (1, [1, 2, 3, 4])
+    assert (second.next, second.rest) == (1, [])
+    assert (third.next, third.rest) == (1, []), "there were 0.2 s left"
+    assert [each.seconds for each in (first, second, third)] == pytest.approx([0.9, 0.9, 0.9])
+    bench.now += 100
+    slow = passing(3.0)
+    first, second = getattr(slow, path).run(
+        [piece([add(n) for n in range(5)]), piece([add(7)], 0, SECOND)]
+    )
+    assert (first.next, [raw.at for raw in first.rest]) == (1, [1, 2, 3, 4])
+    assert (second.next, [raw.at for raw in second.rest]) == (0, [0]), "the time was over"
+
+
+@pytest.mark.parametrize("path", ["handling", "isolation"])
+def test_a_slice_alone_has_all_the_time(path: str) -> None:
+    bench = passing(0.9)
+    [first] = getattr(bench, path).run([piece([add(n) for n in range(5)])])
+    assert (first.next, [raw.at for raw in first.rest]) == (3, [3, 4])
+    bench.now += 100
+    [handled] = getattr(bench, path).run([Slice(FIRST, 3, first.rest)])
+    assert handled.next == 5, "each batch has its own time"
+
+
+def passing(seconds: float) -> Bench:
+    """Each message takes so long; a batch has two seconds."""
     acts: dict[int, Any] = {}
     bench = adding(max_seconds=2.0, acts=acts)
 
     def pass_time() -> None:
-        bench.now += 0.9
+        bench.now += seconds
 
     acts.update(dict.fromkeys(range(10), pass_time))
-    slices = [piece([add(n) for n in range(5)]), piece([add(7)], 0, SECOND)]
-    first, second = getattr(bench, path).run(slices)
-    assert (first.next, [raw.at for raw in first.rest]) == (3, [3, 4])
-    assert (second.next, [raw.at for raw in second.rest]) == (0, [0])
-    bench.now += 100
-    [handled] = getattr(bench, path).run([Slice(FIRST, 3, first.rest)])
-    assert handled.next == 5, "each batch has its own time"
+    return bench
 
 
 @given(st.lists(st.integers(1, 10**12), min_size=1, max_size=12), st.integers(1, 60))

@@ -16,9 +16,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from processor.engine.batch import Partition, Slice
 from processor.engine.consumer import Consumer, Fetched
 from processor.engine.failures import Doubt, MemberFenced
-from processor.engine.pace import BATCHES_AHEAD, CROWDING_MESSAGES
+from processor.engine.pace import BATCHES_AHEAD, ENOUGH_MESSAGES
 from tests.support.clocks import ManualClock
-from tests.support.engine import free_steps
+from tests.support.engine import free_steps, in_hand
 from tests.support.messages import Raw, end_of_file, event
 from tests.support.scripted_consumer import ScriptedConsumer
 
@@ -72,8 +72,7 @@ class Bench:
             self.clients,
             ["input"],
             self.listener,
-            max_messages,
-            max_bytes,
+            in_hand(max_messages, max_bytes, self.clock),
             free_steps(),
             self.clock,
         )
@@ -440,7 +439,7 @@ def test_a_batch_is_bounded_by_count(bench: Bench) -> None:
     one = Bench(max_messages=1).start()
     one.client.asked.clear()
     assert brought(one.fetch(messages(0), messages(1, 2, 3))) == [(FIRST, 0, [0])]
-    assert one.client.asked == [(1, 0.1), (2 * CROWDING_MESSAGES - 1, 0)]
+    assert one.client.asked == [(1, 0.1), (2 * ENOUGH_MESSAGES - 1, 0)]
     assert brought(one.fetch()) == [(FIRST, 1, [1])]
 
 
@@ -464,53 +463,70 @@ def test_a_batch_is_bounded_by_the_bytes_that_messages_seem_to_have() -> None:
     assert room == sorted(room, reverse=True)
 
 
-# A partition that the others find no room for
+# A partition of which there is enough
 
 
-def crowded() -> Bench:
-    """Ten messages a second are handled; six seconds' of the first partition are in hand."""
+def parked() -> Bench:
+    """A message of the first partition takes 0.2 s: 20 are enough, 7 are few."""
     bench = Bench(max_messages=10).start()
-    first = bench.fetch(messages(0), messages(*range(1, 40)))
-    assert brought(first) == [(FIRST, 0, list(range(10)))]
-    assert not bench.client.paused, "how long a batch takes is not known"
-    assert brought(bench.fetch()) == [(FIRST, 10, list(range(10, 20)))]
-    third = bench.fetch(messages(40), messages(*range(41, 80)))
-    assert brought(third) == [(FIRST, 20, list(range(20, 30)))]
+    bench.consumer.handled(FIRST, 10, 2.0)
+    found = bench.fetch(messages(0), messages(*range(1, 40)))
+    assert brought(found) == [(FIRST, 0, list(range(10)))]
     return bench
 
 
 def test_it_is_fetched_no_further_and_the_others_are() -> None:
-    bench = crowded()
+    bench = parked()
     assert bench.client.paused == {FIRST}
     found = [*brought(bench.fetch(messages(0, of=SECOND))), *brought(bench.fetch())]
-    assert found == [(FIRST, 30, list(range(30, 40))), (SECOND, 0, [0]), (FIRST, 40, ANY)]
+    assert found == [(FIRST, 10, ANY), (SECOND, 0, [0]), (FIRST, ANY, ANY)]
 
 
-def test_it_goes_on_behind_what_it_held_when_little_is_left() -> None:
-    bench = crowded()
-    at = 30
+def test_it_goes_on_behind_what_was_kept_when_little_is_left() -> None:
+    bench, at = parked(), 10
     while FIRST in bench.client.paused:
         at += sum(len(offsets) for _, _, offsets in brought(bench.fetch()))
-    assert bench.client.placed[-1][:3] == ("input", 0, 80)
-    assert at == 80, "its last second's"
-    assert brought(bench.fetch(messages(80))) == [(FIRST, 80, [80])]
+    assert bench.client.placed[-1][:3] == ("input", 0, 20), "as many as are enough were kept"
+    assert at == 20
+    assert brought(bench.fetch(messages(20))) == [(FIRST, 20, [20])]
 
 
-def test_what_is_done_in_no_time_crowds_nobody() -> None:
-    bench = Bench(max_messages=10).start()
-    at = 0
-    while at < 200:
-        count = min(60, bench.consumer._pace.most(10, 1.0) - len(bench.consumer._backlog))
+def test_what_the_client_still_hands_over_meanwhile_is_dropped() -> None:
+    """It lies behind what was let go; it is fetched again with that."""
+    bench, at = parked(), 10
+    while FIRST in bench.client.paused:
+        found = brought(bench.fetch(messages(40), [*messages(41), end_of_file(42)]))
+        assert all(first == at for _, first, _ in found)
+        at += sum(len(offsets) for _, _, offsets in found)
+        assert ends(bench, at) is None
+    assert at == 20
+    assert ends(bench, at) is None
+
+
+def test_what_is_done_in_no_time_is_never_enough() -> None:
+    bench, at = Bench(max_messages=10).start(), 0
+    while at < 2_000:
+        count = min(60, bench.consumer._in_hand.wanted)
         more = messages(*range(at, at + count))
-        bench.clock.seconds -= 0.99
-        bench.fetch(more[:1], more[1:])
+        for partition, _, offsets in brought(bench.fetch(more[:1], more[1:])):
+            bench.consumer.handled(partition, len(offsets), 0.001)
         at += count
     assert not bench.client.paused
 
 
+def test_one_that_the_client_does_not_take_again_is_doubtful_with_all_there_is_of_it() -> None:
+    bench = parked()
+    bench.client.refused = KafkaException(KafkaError(KafkaError._TIMED_OUT))
+    while not (found := bench.fetch()).doubtful:
+        assert FIRST in bench.client.paused
+    assert set(found.doubtful) == {FIRST}
+    assert brought(found) == []
+    assert brought(bench.fetch(messages(20))) == []
+
+
 @pytest.mark.parametrize("change", ["hold", "revoke"])
-def test_it_is_forgotten_with_what_it_held(change: str) -> None:
-    bench = crowded()
+def test_it_is_forgotten_with_what_there_was_of_it(change: str) -> None:
+    bench = parked()
     if change == "hold":
         bench.consumer.hold([FIRST])
     else:
@@ -603,6 +619,7 @@ class Walk(RuleBasedStateMachine):
         super().__init__()
         self.bench = Bench().start()
         self.client_at = 0
+        self.at_once = 2
         self.kept: list[int] = []
 
     @property
@@ -611,12 +628,20 @@ class Walk(RuleBasedStateMachine):
 
     def bring(self, count: int) -> list[Raw]:
         if FIRST in self.bench.client.paused:
-            return []
+            return self.late()[:count]
         at, self.client_at = self.client_at, self.client_at + count
         return messages(*range(at, self.client_at))
 
+    def late(self) -> list[Raw]:
+        """What the client was about to hand over as it was paused; it goes on where it is told."""
+        at, self.client_at = self.client_at, self.client_at + 1
+        return [*messages(at), end_of_file(at + 1)]
+
     def fetched(self) -> list[Slice]:
-        found = self.bench.fetch(lambda: self.bring(1), lambda: self.bring(2))
+        placed = len(self.bench.client.placed)
+        found = self.bench.fetch(lambda: self.bring(1), lambda: self.bring(self.at_once))
+        if len(self.bench.client.placed) > placed:
+            self.client_at = self.bench.client.placed[-1][2]
         assert found.doubtful == {}
         assert all(each.first == self.h for each in found.slices)
         return found.slices
@@ -625,6 +650,13 @@ class Walk(RuleBasedStateMachine):
     def keep(self) -> None:
         for each in self.fetched():
             self.kept += [message.at for message in each.messages]
+
+    @rule(seconds=st.sampled_from([0.001, 10.0]), at_once=st.integers(1, 60))
+    def the_pace_changes(self, seconds: float, at_once: int) -> None:
+        """Of so slow a partition 20 are enough and 5 are few."""
+        self.at_once = at_once
+        for _ in range(20):
+            self.bench.consumer.handled(FIRST, 1, seconds)
 
     @rule(room=st.integers(0, 3))
     def keep_what_there_is_room_for(self, room: int) -> None:
@@ -653,6 +685,10 @@ class Walk(RuleBasedStateMachine):
     @invariant()
     def nothing_is_skipped_or_passed_on_twice(self) -> None:
         assert self.kept == list(range(len(self.kept)))
+
+    @invariant()
+    def no_end_is_believed_behind_messages(self) -> None:
+        assert self.bench.consumer.idle_end(FIRST, self.h) is None
 
 
 TestWalk = Walk.TestCase

@@ -6,8 +6,11 @@ from math import inf
 
 import pytest
 
-from processor.engine.pace import BYTES_AHEAD, CROWDING_SECONDS, ROOMY_SECONDS, Pace
+from processor.engine.batch import Partition
+from processor.engine.pace import BYTES_AHEAD, ENOUGH_SECONDS, FEW_SECONDS, USUAL_SECONDS, Pace
 from tests.support.clocks import ManualClock
+
+FAST, SLOW = Partition("input", 0), Partition("input", 1)
 
 
 def measured(*batches: tuple[int, int, float]) -> Pace:
@@ -27,7 +30,7 @@ def test_nothing_is_known_before_a_batch_is_done() -> None:
     assert pace.per_second == inf
     pace.took(100, others_wait=True)
     assert pace.per_second == inf
-    assert pace.many == inf
+    assert pace.seconds_each(SLOW) == USUAL_SECONDS
 
 
 def test_what_was_given_back_was_not_handled() -> None:
@@ -69,8 +72,29 @@ def test_what_is_taken_in_hand(per_second: int, batch: int, size: int, most: int
     assert measured((per_second, 0, 1.0)).most(batch, size) == most
 
 
-def test_a_partition_is_crowding_by_the_time_that_it_takes() -> None:
-    pace = measured((1_000, 0, 1.0))
-    assert (pace.many, pace.few) == (CROWDING_SECONDS * 1_000, ROOMY_SECONDS * 1_000)
-    slow = measured((1, 0, 10.0))
-    assert (slow.many, slow.few) == (20, 5), "a client takes a while to begin again"
+def test_a_partition_has_enough_by_the_time_that_it_takes() -> None:
+    pace = Pace(ManualClock().now)
+    pace.handled(FAST, 1_000, 1.0)
+    assert pace.enough(FAST) == pytest.approx(ENOUGH_SECONDS * 1_000)
+    assert pace.few(FAST) == pytest.approx(FEW_SECONDS * 1_000)
+    pace.handled(SLOW, 1, 10.0)
+    assert (pace.enough(SLOW), pace.few(SLOW)) == (20, 5), "a client takes a while to begin again"
+
+
+def test_a_message_takes_some_time_whatever_the_clock_says() -> None:
+    pace = Pace(ManualClock().now)
+    pace.handled(FAST, 1_000, 0.0)
+    assert pace.seconds_each(FAST) > 0
+    pace.handled(SLOW, 0, 1.0)
+    assert pace.seconds_each(SLOW) == USUAL_SECONDS, "none was handled"
+
+
+def test_a_partition_that_becomes_slow_is_known_in_some_batches_and_a_hiccup_is_forgotten() -> None:
+    pace = Pace(ManualClock().now)
+    for _ in range(20):
+        pace.handled(FAST, 400, 0.012)
+    pace.handled(FAST, 1, 0.03)
+    assert pace.seconds_each(FAST) < 0.000_15
+    for _ in range(8):
+        pace.handled(FAST, 17, 0.17)
+    assert pace.seconds_each(FAST) > 0.009

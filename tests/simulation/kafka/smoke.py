@@ -21,7 +21,7 @@ from tests.simulation.kafka.broker import Broker
 from tests.simulation.kafka.clients import SimulatedClients
 from tests.simulation.network import Network
 from tests.simulation.scheduler import Clock, Process, Scheduler
-from tests.support.engine import free_steps
+from tests.support.engine import free_steps, in_hand
 
 MESSAGES = 200
 
@@ -34,7 +34,9 @@ class Copier:
         self.publisher = Publisher(clients, [f"{slot}:0", f"{slot}:1"], 12.0, free_steps())
         self.cluster = Cluster(clients.admin, "copiers", free_steps())
         clock = Clock(network.time)
-        self.consumer = Consumer(clients, ["input"], self, 50, 1_000_000, free_steps(), clock)
+        self.consumer = Consumer(
+            clients, ["input"], self, in_hand(50, 1_000_000, clock), free_steps(), clock
+        )
         self.recovering: set[Partition] = set()
         self.time = network.time
 
