@@ -129,15 +129,24 @@ class Route:
         self, fallback: tuple[Callable[[bytes], Any], Handler] | None
     ) -> Callable[[bytes | None], tuple[Handler, Any]]:
         tombstone = self._tombstone
+        if fallback is None:
+            return self._decode_tombstone
+        decode_event, handler = fallback
 
         def decode(value: bytes | None) -> tuple[Handler, Any]:
             if value is None:
                 return tombstone()
-            if fallback is None:
-                raise UnknownType("only tombstones have a handler")
-            return fallback[1], _decoded(fallback[0], value)
+            try:
+                return handler, decode_event(value)
+            except Exception as error:
+                raise DecodeError(_reason(error)) from None
 
         return decode
+
+    def _decode_tombstone(self, value: bytes | None) -> tuple[Handler, Any]:
+        if value is not None:
+            raise UnknownType("only tombstones have a handler")
+        return self._tombstone()
 
     def _tombstone(self) -> tuple[Handler, Any]:
         if self._tombstones is None:

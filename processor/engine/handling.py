@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Any
 
+from processor.binding import Handler
 from processor.engine.batch import Handled, Partition, Slice, Stop
 from processor.engine.messages import (
     Decoded,
@@ -19,13 +20,12 @@ from processor.engine.messages import (
     start,
     step_past,
     timestamp_of,
-    to_message,
 )
 from processor.engine.sealing import Sealer
 from processor.engine.steps import Step, Steps
 from processor.engine.store import Store
 from processor.errors import DecodeError, UnknownType
-from processor.message import Headers, Output
+from processor.message import Headers, Message, Output
 from processor.routing import Route
 from processor.transaction import Session, Transaction
 
@@ -134,17 +134,32 @@ class Handling:
         return Limits(self._max_output_bytes, self.clock() + self.max_seconds, self.clock)
 
     def _run_messages(self, each: Slice, handled: Handled, tx: Transaction, limits: Limits) -> None:
-        """Until the slice's end, a stop, or a limit."""
+        """Until the slice's end, a stop, or a limit.
+
+        What :meth:`decode` and :meth:`call` do, without a call for each: this is the loop whose
+        time counts.
+        """
+        decode, to_message, keep = self._decoders(each.partition), self._to_message, self._keep
+        last = None
         for index, raw in enumerate(each.messages):
             if index and limits.reached(handled):
                 handled.rest = each.messages[index:]
                 break
-            decoded = self.decode(raw, handled)
-            if decoded is not None:
-                self.call(decoded, handled, tx)
-            if handled.stop is not None:
-                break
-            step_past(raw, handled)
+            try:
+                handler, event = decode(raw.value())
+                message = to_message(each.partition, raw, event) if handler.needs_message else None
+            except DecodeError as error:
+                self._refuse(raw, handled, error)
+                if handled.stop is not None:
+                    break
+            else:
+                result = handler.call(event, message, tx)
+                handled.handled += 1
+                if result is not None:
+                    keep(result, raw, handled)
+            last = raw
+        if last is not None:
+            step_past(last, handled)
 
     def _run_batch(self, each: Slice, handled: Handled, tx: Transaction) -> None:
         """What comes before a message that stops the partition is handled all the same."""
@@ -169,22 +184,37 @@ class Handling:
 
         This fails before anything is written, so it costs the one message alone.
         """
-        route = self.routes[handled.partition.topic]
         try:
-            handler, event = route.decode(raw.value())
-            headers = self.headers(handled.partition, raw) if handler.needs_message else ()
+            handler, event = self._decoders(handled.partition)(raw.value())
+            message = None
+            if handler.needs_message:
+                message = self._to_message(handled.partition, raw, event)
         except DecodeError as error:
-            unknown = route.unknown if isinstance(error, UnknownType) else "dead-letter"
-            if unknown == "skip":
-                handled.skipped += 1
-            elif unknown == "halt":
-                told = f"offset {raw.offset()}: {error}"
-                handled.stop = Stop(HALT_UNKNOWN_TYPE, told, None)
-            else:
-                readable = self.headers_if_any(handled.partition, raw)
-                reject(handled, raw, None, error, 1, readable)
+            self._refuse(raw, handled, error)
             return None
-        return Decoded(raw, handler, event, headers)
+        return Decoded(raw, handler, event, message)
+
+    def _decoders(self, partition: Partition) -> Callable[[bytes | None], tuple[Handler, Any]]:
+        return self.routes[partition.topic].decode
+
+    def _to_message(self, partition: Partition, raw: Any, event: Any) -> Message[Any]:
+        """:raises DecodeError: for headers that the client cannot read."""
+        topic, number = partition
+        headers = self.headers(partition, raw)
+        return Message(topic, number, raw.offset(), raw.key(), event, headers, timestamp_of(raw))
+
+    def _refuse(self, raw: Any, handled: Handled, error: DecodeError) -> None:
+        """A message that cannot be decoded is dead-lettered, skipped, or halts the partition."""
+        unknown = "dead-letter"
+        if isinstance(error, UnknownType):
+            unknown = self.routes[handled.partition.topic].unknown
+        if unknown == "skip":
+            handled.skipped += 1
+        elif unknown == "halt":
+            told = f"offset {raw.offset()}: {error}"
+            handled.stop = Stop(HALT_UNKNOWN_TYPE, told, None)
+        else:
+            reject(handled, raw, None, error, 1, self.headers_if_any(handled.partition, raw))
 
     def headers(self, partition: Partition, raw: Any) -> Headers:
         """The message's headers.
@@ -209,19 +239,22 @@ class Handling:
 
     def call(self, decoded: Decoded, handled: Handled, tx: Transaction) -> None:
         """Run one message's handler and seal its outputs."""
-        raw, handler = decoded.raw, decoded.handler
-        message = to_message(handled.partition, decoded) if handler.needs_message else None
-        result = handler.call(decoded.event, message, tx)
+        result = decoded.handler.call(decoded.event, decoded.message, tx)
         handled.handled += 1
+        if result is not None:
+            self._keep(result, decoded.raw, handled)
+
+    def _keep(self, result: Any, raw: Any, handled: Handled) -> None:
+        """Seal what a handler has returned for a message."""
         if isinstance(result, Output):
             record, size = self.sealer.seal(result, raw.offset(), timestamp_of(raw))
             handled.records.append(record)
             handled.output_bytes += size
-        elif result is not None:
+        else:
             self._seal(as_outputs(result), handled, raw.offset(), timestamp_of(raw))
 
     def call_batch(self, decoded: Sequence[Decoded], handled: Handled, tx: Transaction) -> None:
-        messages = [to_message(handled.partition, each) for each in decoded]
+        messages = [each.message for each in decoded if each.message is not None]
         result = decoded[0].handler.call_batch(messages, tx)
         handled.handled += len(messages)
         if result is not None:

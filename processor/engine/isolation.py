@@ -83,7 +83,7 @@ class Isolation:
             if handled.stop is not None:
                 return
             if isinstance(error, Reject) or attempts >= handler.max_attempts:
-                headers = decoded.headers or self._handling.headers_if_any(handled.partition, raw)
+                headers = self._handling.headers_if_any(handled.partition, raw)
                 reject(handled, raw, handler, error, attempts, headers)
                 break
         self._attempts.pop(place, None)

@@ -12,7 +12,7 @@ from types import GeneratorType
 from typing import Any
 
 from processor.binding import Handler
-from processor.engine.batch import DeadLetter, Handled, Partition, Slice
+from processor.engine.batch import DeadLetter, Handled, Slice
 from processor.errors import PipelineError
 from processor.message import Headers, Message, Output
 
@@ -24,8 +24,8 @@ class Decoded:
     raw: Any
     handler: Handler
     event: Any
-    headers: Headers = ()
-    """Read only where the handler takes the message."""
+    message: Message[Any] | None
+    """Made only where the handler takes it."""
 
 
 def as_outputs(result: Any) -> Iterable[Any]:
@@ -50,19 +50,6 @@ def start(each: Slice) -> Handled:
 def step_past(raw: Any, handled: Handled) -> None:
     handled.next = raw.offset() + 1
     handled.leader_epoch = raw.leader_epoch()
-
-
-def to_message(partition: Partition, decoded: Decoded) -> Message[Any]:
-    raw = decoded.raw
-    return Message(
-        partition.topic,
-        partition.number,
-        raw.offset(),
-        raw.key(),
-        decoded.event,
-        decoded.headers,
-        timestamp_of(raw),
-    )
 
 
 def timestamp_of(raw: Any) -> int | None:
