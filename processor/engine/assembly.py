@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import gc
-import sys
 import random
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -49,7 +49,7 @@ YOUNG_OBJECTS = 50_000
 """A batch makes tens of thousands of objects, and lets them go by itself: to walk them at every
 700, as Python does by default, took a third of the worker's time (docs/performance.md)."""
 SWITCH_SECONDS = 0.0005
-"""How long one thread of Python may keep another waiting. What lands in the background needs its turn
+"""How long one thread of Python may keep another waiting. What lands in the background needs a turn
 a dozen times a batch; with the usual 5 ms it took twice as long as the handlers of the next one."""
 
 
