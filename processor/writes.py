@@ -115,7 +115,7 @@ class WriteBuffer:
         self._tables.clear()
 
     def insert(self, table: Table, row: Mapping[str, Any]) -> None:
-        buffer, names = self._of(table), tuple(row)
+        buffer, names = self._tables.get(table) or self._of(table), tuple(row)
         known = buffer.shapes.get(names)
         if known is None:
             shape = insert_shape(table, names)
@@ -136,7 +136,7 @@ class WriteBuffer:
         operations: Mapping[str, Operation],
     ) -> None:
         """Merge one row into what is buffered for its key, keeping the order of the calls."""
-        buffer = self._of(table)
+        buffer = self._tables.get(table) or self._of(table)
         plan = buffer.plans.get(id(operations))
         if plan is None or plan.key != key:
             plan = buffer.plans[id(operations)] = _Plan(key, operations)
@@ -146,8 +146,16 @@ class WriteBuffer:
         while place and rounds[place - 1].key == key:
             merged = rounds[place - 1].rows.get(identity)
             if merged is not None:
-                if merged.operations is operations and _add(merged.values, row, plan.sums):
-                    return
+                if plan.sums and merged.operations is operations:
+                    # As _merge would, without a copy of what is asked for most.
+                    values = merged.values
+                    for name in plan.sums:
+                        if type(values[name]) is not int or type(row[name]) is not int:
+                            break
+                    else:
+                        for name in plan.sums:
+                            values[name] += row[name]
+                        return
                 if _merge(table, merged, row, operations):
                     return
                 break
@@ -167,22 +175,7 @@ class WriteBuffer:
                 yield from _upserts(table, each.key, each.rows)
 
     def _of(self, table: Table) -> _TableBuffer:
-        buffer = self._tables.get(table)
-        if buffer is None:
-            buffer = self._tables[table] = _TableBuffer()
-        return buffer
-
-
-def _add(values: dict[str, Any], row: Mapping[str, Any], sums: Sequence[str]) -> bool:
-    """Add whole numbers up, if that is all there is to do; False when nothing was done."""
-    if not sums:
-        return False
-    for name in sums:
-        if type(values[name]) is not int or type(row[name]) is not int:
-            return False
-    for name in sums:
-        values[name] += row[name]
-    return True
+        return self._tables.setdefault(table, _TableBuffer())
 
 
 def _merge(
