@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 
+from confluent_kafka import KafkaException
+
 from bench.audit import audit_outputs, audit_tables
 from bench.contenders import Contender, Running
 from bench.gauge import Committed
@@ -39,11 +41,17 @@ class Trial:
         :raises SystemExit: when they do not get there.
         """
         deadline = time.monotonic() + seconds
-        while not reached(self.committed.by_partition()):
+        while not self._has(reached):
             self.running.check()
             if time.monotonic() > deadline:
                 raise SystemExit(f"{self.contender.name} stands still{self.running.log_tail()}")
             time.sleep(POLL_SECONDS)
+
+    def _has(self, reached: Callable[[Mapping[int, int]], bool]) -> bool:
+        try:
+            return reached(self.committed.by_partition())
+        except KafkaException:
+            return False  # a new group's coordinator may be about to be
 
     def end(self) -> int:
         """SIGTERM, then the audit; how many messages were done.

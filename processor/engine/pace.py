@@ -10,6 +10,8 @@ from processor.engine.batch import Partition
 BATCHES_AHEAD, SECONDS_AHEAD, BYTES_AHEAD = 4, 6.0, 32_000_000
 """As many messages are taken from the client as so many batches have, or as are handled in so many
 seconds, but no more than these bytes: so that each partition can have its part of each batch."""
+MESSAGE_BYTES = 500
+"""What a message takes beside its key and value, the client's part and Python's."""
 ENOUGH_SECONDS, ENOUGH_MESSAGES = 4.0, 20
 FEW_SECONDS, FEW_MESSAGES = 1.5, 5
 """A partition of which there is enough is fetched no further, until there is little. A client that
@@ -69,7 +71,7 @@ class Pace:
         ahead = max(BATCHES_AHEAD * batch, 2 * ENOUGH_MESSAGES)
         if self.per_second != inf:
             ahead = max(ahead, int(SECONDS_AHEAD * self.per_second))
-        return max(batch, min(ahead, int(BYTES_AHEAD / mean_bytes)))
+        return max(batch, min(ahead, int(BYTES_AHEAD / (mean_bytes + MESSAGE_BYTES))))
 
     def enough(self, partition: Partition) -> float:
         """More of a partition are not needed for a while."""

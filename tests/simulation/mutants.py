@@ -5,7 +5,7 @@ A mutant is a patch of the real engine, in place while a simulation runs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -543,6 +543,16 @@ def batch_kept_across_a_revoke() -> Patch:
 @mutant(seed=0)
 def dropped_without_seeking_back() -> Patch:
     return mock.patch.object(Placing, "_seek", return_value=True)
+
+
+@mutant(seed=0)
+def parked_flows_on() -> Patch:
+    """What comes behind the messages that were let go passes for the next one."""
+
+    def park(self: Consumer, partitions: Collection[Partition]) -> None:
+        self._in_hand.park(partitions)
+
+    return mock.patch.object(Consumer, "_park", park)
 
 
 @mutant(seed=11_276, needs="fates")
