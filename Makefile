@@ -32,7 +32,7 @@ simulate: $(INSTALLED) ## the engine over fakes of Kafka and Postgres: SEEDS=100
 	@$(RUN) -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),100000))
 
 mutants: $(INSTALLED) ## one guard of the engine taken out at a time: the simulation must catch each
-	@$(RUN) -m tests.simulation --mutants --seeds $(or $(SEEDS),12000)
+	@$(RUN) -m tests.simulation --mutants --seeds $(or $(SEEDS),15000)
 
 chaos: setup ## every kind of fault on real parts for a while, then the audit (MINUTES=10, SEED=7)
 	@$(RUN) -m tests.faults.chaos --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED)) $(if $(PLANTED),--planted $(PLANTED)) $(CHAOS_ARGS)
