@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from bench.contenders import Contender, processor
 from bench.cpu import largest_resident_bytes
-from bench.ground import Ground, Shape
+from bench.ground import Ground, Shape, fill
 from bench.results import Result, Series
 from bench.throughput import FULL
 from bench.trial import Trial
@@ -19,6 +19,9 @@ SHORT = Shape(200_000)
 WATCHED_SECONDS, MOVE_SECONDS, POLL_SECONDS = 12.0, 60.0, 0.05
 SLOW_PARTITION = 0
 """As bench/work/pipelines.py has it: ten milliseconds for each of its messages."""
+IDLE_SECONDS = 20.0
+"""Longer than anything that is done now and then, a session and a transaction's time included."""
+BURST = "seconds from a burst to its first effect, after {:.0f} s with nothing to do"
 COLD = "seconds from the command to the first effect, from cold"
 MEMORY = "MB of memory, {} messages behind"
 STILL = "longest seconds in which a fast partition stood still beside {}"
@@ -50,6 +53,7 @@ def once(ground: Ground) -> Iterator[tuple[str, float]]:
         if shape is LONG:
             yield COLD, first
         yield MEMORY.format(f"{shape.messages:,}"), memory
+    yield BURST.format(IDLE_SECONDS), burst(ground)
     for name, contender in ((OTHERS, processor("full")), (SLOW, processor("slow"))):
         still, rate = fast_ones(ground, contender)
         yield STILL.format(name), still
@@ -70,6 +74,26 @@ def cold_and_memory(ground: Ground, shape: Shape) -> tuple[float, float]:
     finally:
         trial.kill()
     return first, memory
+
+
+def burst(ground: Ground) -> float:
+    """Many messages at once, for a worker that has had none for a while."""
+    topic = ground.topic("input", SHORT.partitions)
+    trial = Trial(ground, processor("full"), topic, SHORT.partitions)
+    try:
+        fill(ground.servers, topic, Shape(SHORT.partitions, SHORT.partitions))
+        trial.wait(lambda k: len(k) == SHORT.partitions, MOVE_SECONDS)
+        time.sleep(IDLE_SECONDS)
+        before, began = trial.committed.by_partition(), time.monotonic()
+        fill(ground.servers, topic, SHORT, first=1)
+        trial.wait(lambda k: k != before, MOVE_SECONDS)
+        first = time.monotonic() - began
+        trial.wait(lambda k: sum(k.values()) == SHORT.total + SHORT.partitions, MOVE_SECONDS)
+        trial.end()
+    finally:
+        trial.kill()
+        ground.drop(topic)
+    return first
 
 
 def fast_ones(ground: Ground, contender: Contender) -> tuple[float, float]:

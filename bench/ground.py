@@ -128,8 +128,11 @@ def ground(folder: Path) -> Iterator[Ground]:
         yield Ground(stack, folder)
 
 
-def fill(servers: str, topic: str, shape: Shape) -> None:
-    """Message i of a partition is at offset i, and its key says so."""
+def fill(servers: str, topic: str, shape: Shape, first: int = 0) -> None:
+    """Message i of a partition is at offset i, and its key says so.
+
+    :param first: where each partition goes on.
+    """
     producer = Producer(
         {
             "bootstrap.servers": servers,
@@ -144,7 +147,7 @@ def fill(servers: str, topic: str, shape: Shape) -> None:
     )
     encode = msgspec.json.Encoder().encode
     began = time.monotonic()
-    for offset in range(-(-shape.messages // shape.partitions)):
+    for offset in range(first, first + shape.total // shape.partitions):
         value = encode(event(offset, shape.bytes))
         for partition in range(shape.partitions):
             produce(producer, topic, value, f"{partition}-{offset}", partition)

@@ -162,13 +162,15 @@ def compare(
 
 
 def latency(ground: Ground, count: int) -> Result:
-    """Beside the loop that guarantees nothing."""
+    """Beside the loop that guarantees nothing, and one of Kafka transactions alone."""
     ours, floored = processor("full"), floor("at-least-once")
+    raw = floor("raw", tables=False)
     warm_broker(ground)
-    result = compare("latency", ground, count, [ours, floored])
+    result = compare("latency", ground, count, [ours, floored, raw])
     for rate in RATES:
         for share in SHARES:
             case = f"{rate:,.0f}/s, {share}"
             target = 2.0 if (rate, share) == (1_000, "p50") else None
             result.ratio(f"{ours.name}, {case}", f"{floored.name}, {case}", target, at_most=True)
+            result.ratio(f"{ours.name}, {case}", f"{raw.name}, {case}", at_most=True)
     return result
