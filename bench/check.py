@@ -1,7 +1,8 @@
 """``make bench-check``: a few ratios against those that are committed in bench/ratios.json.
 
 A ratio fails when even the best of its rounds is worse than the committed one by more than the
-tolerance: what the machine does beside slows single rounds down, seldom all of them.
+tolerance: what the machine does beside slows single rounds down, seldom all of them. Those of
+bench/path.py need no servers, and are part of ``make test``.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from bench import path
 from bench.ground import Ground
-from bench.results import Result
+from bench.results import Ratio, Result, Series
 from bench.throughput import guarded
 
 COMMITTED = Path(__file__).with_name("ratios.json")
@@ -19,16 +21,20 @@ TOLERANCE = 0.25
 ROUNDS = 3
 
 
-def worse(found: Mapping[str, tuple[float, ...]], committed: Mapping[str, float]) -> list[str]:
+def worse(
+    found: Mapping[str, tuple[float, ...]],
+    before: Mapping[str, float],
+    tolerance: float = TOLERANCE,
+) -> list[str]:
     """What has become slower, in sentences; a ratio that is missing is told as well."""
     told = []
-    for name, before in committed.items():
+    for name, ratio in before.items():
         if name not in found:
             told.append(f"{name}: not measured")
-        elif max(found[name]) < before * (1 - TOLERANCE):
+        elif max(found[name]) < ratio * (1 - tolerance):
             told.append(
-                f"{name}: {max(found[name]):.2f} at best, {before:.2f} committed;"
-                f" more than {TOLERANCE:.0%} less"
+                f"{name}: {max(found[name]):.2f} at best, {ratio:.2f} committed;"
+                f" more than {tolerance:.0%} less"
             )
     return told
 
@@ -40,13 +46,21 @@ def require_committed() -> None:
 
 
 def measured(ground: Ground) -> Result:
-    return guarded(ground, ROUNDS)
+    result = guarded(ground, ROUNDS)
+    for name, values in path.ratios(ROUNDS).items():
+        result.ratios.append(Ratio(name, Series(values)))
+    return result
 
 
 def compared(result: Result) -> list[str]:
     """With what is committed; empty when nothing is slower."""
-    found = {each.name: each.series.values for each in result.ratios}
-    return worse(found, json.loads(COMMITTED.read_text()))
+    return worse({each.name: each.series.values for each in result.ratios}, committed())
+
+
+def committed() -> dict[str, float]:
+    """The ratios by name."""
+    found: dict[str, float] = json.loads(COMMITTED.read_text())
+    return found
 
 
 def commit(result: Result) -> None:

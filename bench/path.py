@@ -31,6 +31,7 @@ from processor.transaction import Transaction
 from processor.writes import CopyWrite, UpsertWrite
 
 PARTITIONS, MESSAGES, ROUNDS = 12, 2_040, 15
+WORKS = ("transform", "full", "batch")
 
 
 class Raw:
@@ -145,6 +146,16 @@ def parts() -> dict[str, float]:
     }
 
 
+def ratios(turns: int) -> dict[str, tuple[float, ...]]:
+    """What the work by hand takes, through what ours does; for each work, once a turn."""
+    found: dict[str, tuple[float, ...]] = defaultdict(tuple)
+    for _ in range(turns):
+        hand = by_hand()
+        for name in WORKS:
+            found[f"path: by hand / {name}"] += (hand / measure(getattr(pipelines, name)),)
+    return dict(found)
+
+
 def best(work: Callable[[], object]) -> float:
     """Microseconds a message, of the best round."""
     taken = []
@@ -156,7 +167,7 @@ def best(work: Callable[[], object]) -> float:
 
 
 def main() -> int:
-    for name in ("transform", "full", "batch"):
+    for name in WORKS:
         print(f"{name:10} {measure(getattr(pipelines, name)):6.2f} µs a message")
     print(f"{'by hand':10} {by_hand():6.2f}")
     for name, micros in parts().items():

@@ -30,6 +30,7 @@ PLANTED = {
     "topic-id-not-checked",
     "outbox-order-lost",
     "dropped-without-seeking-back",
+    "parked-flows-on",
     "early-outputs-kept-across-a-run",
     "one-producer-kept-after-a-doubt",
     "token-not-compared",

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from bench import audit, record
-from bench.check import worse
+from bench import audit, path, record
+from bench.check import committed, worse
 from bench.document import page
 from bench.gauge import Gauge
 from bench.results import Result, Series, rounds
@@ -38,10 +38,17 @@ def test_the_order_turns_so_that_nobody_always_comes_first() -> None:
 
 
 def test_what_is_slower_in_each_round_is_told() -> None:
-    committed = {"a / b": 1.0, "c / d": 1.0, "gone / e": 1.0}
+    before = {"a / b": 1.0, "c / d": 1.0, "gone / e": 1.0}
     found = {"a / b": (0.5, 0.9), "c / d": (0.5, 0.7)}
-    told = worse(found, committed)
+    told = worse(found, before)
     assert [each.split(":")[0] for each in told] == ["c / d", "gone / e"]
+
+
+def test_a_message_s_way_through_python_is_no_longer_than_it_was() -> None:
+    """Processor time beside the same work by hand; servers, and what else is done, do not count."""
+    before = {name: ratio for name, ratio in committed().items() if name.startswith("path: ")}
+    assert len(before) == len(path.WORKS)
+    assert worse(path.ratios(2), before, tolerance=0.35) == []
 
 
 @pytest.mark.parametrize(
