@@ -47,7 +47,7 @@ bench-check: setup ## the ratios that matter most, against those committed in be
 	@$(RUN) -m bench --check
 
 bench-peers: setup ## beside Kafka Streams, Quix Streams and plain Java, fetched first (ROUNDS=5)
-	@$(RUN) -m bench peers --rounds $(or $(ROUNDS),5) $(if $(JSON),--json $(JSON))
+	@$(RUN) -m bench peers peers-latency --rounds $(or $(ROUNDS),5) $(if $(JSON),--json $(JSON))
 
 bench-docs: setup ## docs/benchmarks.md and its plots, from docs/benchmarks.json
 	@$(RUN) -m bench.document

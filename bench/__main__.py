@@ -15,7 +15,7 @@ from pathlib import Path
 from bench import check, cliffs, cost, latency, record, recovery, throughput
 from bench.ground import Ground, ground
 from bench.machine import machine
-from bench.peers.bench import peers
+from bench.peers.bench import peers, waiting
 from bench.results import Result
 
 BENCHES: dict[str, Callable[[Ground, int], Result]] = {
@@ -29,7 +29,7 @@ BENCHES: dict[str, Callable[[Ground, int], Result]] = {
     "recovery": recovery.recovery,
     "cliffs": cliffs.cliffs,
 }
-BY_NAME_ONLY = {"peers": peers}
+BY_NAME_ONLY = {"peers": peers, "peers-latency": waiting}
 """What they run in is fetched first, and they take their time to get warm."""
 ALL = BENCHES | BY_NAME_ONLY
 

@@ -21,6 +21,7 @@ ORDER = (
     "sizes",
     "workers",
     "latency",
+    "peers-latency",
     "cost",
     "recovery",
     "cliffs",
@@ -44,7 +45,7 @@ def page(kept: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     yield HEAD
     for name in sorted(kept, key=_place):
         result = Result.from_json(kept[name]["result"])
-        command = "make bench-peers" if name == "peers" else f"make bench BENCH={name}"
+        command = "make bench-peers" if name.startswith("peers") else f"make bench BENCH={name}"
         yield f"## {result.title}\n"
         yield f"`{command}`, {kept[name]['date']}, {kept[name]['machine']}\n"
         yield f"![{result.title}](benchmarks/{name}.svg)\n"

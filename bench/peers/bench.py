@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 from bench.contenders import BOUND, Contender, processor
 from bench.environments import tell
 from bench.ground import Ground, Shape
+from bench.latency import compare, warm_broker
 from bench.peers.environments import HERE, java_command, quix_python
 from bench.results import Result, rounds
 from bench.throughput import Case, measure
@@ -16,6 +17,8 @@ SHAPE = Shape(2_500_000)
 """More than the fastest of them does while it gets warm and is measured."""
 UNIT = "messages/s"
 SECONDS = 5.0
+RATE = 1_000
+"""Messages a second, where time is measured."""
 JAVA_WARM_SECONDS = 10.0
 """Until the compiler is through with what is run for each message."""
 NOTES = (
@@ -47,6 +50,18 @@ def peers(ground: Ground, count: int) -> Result:
     result.ratio("processor, full", "Quix, rows", 3)
     result.notes += NOTES
     ground.forget(SHAPE)
+    return result
+
+
+def waiting(ground: Ground, count: int) -> Result:
+    """From produce to visible, beside Kafka Streams as it is set for exactly-once."""
+    ours, theirs = processor("full"), kafka_streams(ground.folder)
+    warm_broker(ground)
+    result = compare("peers-latency", ground, count, [ours, theirs], [RATE])
+    for share, most in (("p50", 1 / 4), ("p99", 1 / 3)):
+        case = f"{RATE:,.0f}/s, {share}"
+        result.ratio(f"{ours.name}, {case}", f"{theirs.name}, {case}", most, at_most=True)
+    result.notes.append("Kafka Streams only transforms; it commits every 100 ms, its default.")
     return result
 
 

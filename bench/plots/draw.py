@@ -76,7 +76,7 @@ def latencies(axes: Axes, series: Series) -> None:
     axes.set_xscale("log")
 
 
-HOW = {"bounds": lines, "cost": costs, "latency": latencies}
+HOW = {"bounds": lines, "cost": costs, "latency": latencies, "peers-latency": latencies}
 
 
 def main(figures: Path, folder: Path) -> None:

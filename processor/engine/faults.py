@@ -152,11 +152,14 @@ def crash() -> None:
 
 
 def stop(seconds: float) -> None:
-    """Stand still, threads and all, as in a machine that was suspended."""
+    """Stand still, threads and all, as in a machine that was suspended.
+
+    Another process stops this one and lets it go on, in that order whatever else does the same; it
+    has the machine's own clock.
+    """
     pid = os.getpid()
-    command = ["/bin/sh", "-c", f"sleep {seconds}; kill -CONT {pid}"]
-    subprocess.Popen(command, start_new_session=True)  # noqa: S603
-    os.kill(pid, signal.SIGSTOP)
+    command = ["/bin/sh", "-c", f"kill -STOP {pid}; sleep {seconds}; kill -CONT {pid}"]
+    subprocess.Popen(command, start_new_session=True, env={}).wait()  # noqa: S603
 
 
 def _kafka_error(reason: str) -> KafkaException:

@@ -153,6 +153,8 @@ class Run:
             for watcher in (self._pulse, self._sampler):
                 watcher.stop()
         problems += [f"{name} drained with {code}" for name, code in codes.items() if code]
+        if any(codes.values()):
+            problems += self._stage.standing
         return self._audited(problems, seconds)
 
     def _wait_running(self) -> None:

@@ -46,6 +46,19 @@ ENDED = re.compile(r"code='([^']+)'")
 EXPECTED_ENDS = ("exit 0", "killed by SIGKILL", "killed by SIGTERM")
 
 
+def standing(service: Service) -> list[str]:
+    """Workers that somebody has stopped and nobody has continued."""
+    found = []
+    for pid in service.workers():
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+        except OSError:
+            continue
+        if state == "T":
+            found.append(f"worker {pid} was stopped")
+    return found
+
+
 class Stage:
     """Everything that is started here has ended when the ``with`` block is left."""
 
@@ -58,6 +71,8 @@ class Stage:
         """Set when the campaign ends early: nobody waits for anything then."""
         self.clock: Path | None = None
         """What stands in it is added to the clocked service's time; None: there is no such way."""
+        self.standing: list[str] = []
+        """Workers whose processes were stopped when they were to drain."""
         self._nodes = nodes
         self._workers = {MAIN: max(1, workers - 1), CLOCKED: 1}
         self._open = ExitStack()
@@ -103,8 +118,10 @@ class Stage:
     def drain(self) -> dict[str, int]:
         """The exit codes by service."""
         with self.lock:
+            before = {name: standing(service) for name, service in self.services.items()}
             codes = {name: service.drain() for name, service in self.services.items()}
             self.services.clear()
+        self.standing = [f"{name}'s {each}" for name, found in before.items() for each in found]
         return codes
 
     def worker_pids(self) -> list[tuple[Service, int]]:
