@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import psycopg
 from confluent_kafka import Consumer, KafkaError, TopicPartition
@@ -13,9 +13,17 @@ EMPTY_SECONDS = 30.0
 
 def audit_outputs(servers: str, topic: str, done: Mapping[int, int]) -> list[str]:
     """Faults of an output topic, in sentences; ``done``: how many messages of each partition."""
+    found = keys(servers, topic)
+    expected = {b"%d-%d" % (number, at) for number, end in done.items() for at in range(end)}
+    if len(found) == len(expected) and set(found) == expected:
+        return []
+    return _faults(found, done)
+
+
+def _faults(found: Iterable[bytes], done: Mapping[int, int]) -> list[str]:
     seen: dict[int, set[int]] = {number: set() for number in done}
     extra: Counter[str] = Counter()
-    for key in keys(servers, topic):
+    for key in found:
         partition, _, offset = key.decode().partition("-")
         where, number = seen.setdefault(int(partition), set()), int(offset)
         if number in where:

@@ -12,6 +12,8 @@ from devstack.process import Child
 from processor.settings import Settings
 
 END_SECONDS = 60.0
+FLOOR_WARM_SECONDS = 2.0
+"""A loop is warm sooner than a service, which also starts a spare worker."""
 BOUND = Settings.model_fields["batch_max_messages"].default
 """Messages a batch, of the processor and of what is beside it."""
 
@@ -53,6 +55,7 @@ def floor(work: str, *, tables: bool = True, bound: int = BOUND) -> Contender:
         (sys.executable, "-m", "bench.work.floors", work),
         tables=tables,
         environment={"BENCH_BOUND": str(bound)},
+        warm_seconds=FLOOR_WARM_SECONDS,
     )
 
 
