@@ -58,9 +58,11 @@ def keys(servers: str, topic: str) -> list[bytes]:
         numbers = set(consumer.list_topics(topic, 10).topics[topic].partitions)
         consumer.assign([TopicPartition(topic, number, 0) for number in numbers])
         while numbers:
-            messages = consumer.consume(10_000, EMPTY_SECONDS if not found else 5.0)
+            # Of many it would wait for all of them, also where there are no more.
+            messages = consumer.consume(1, EMPTY_SECONDS)
             if not messages:
                 raise SystemExit(f"{topic} cannot be read to its end: no figure")
+            messages += consumer.consume(10_000, 0)
             for message in messages:
                 if message.error() is None:
                     found.append(message.key())
