@@ -13,7 +13,7 @@ from bench.peers.environments import HERE, java_command, quix_python
 from bench.results import Result, rounds
 from bench.throughput import Case, measure
 
-SHAPE = Shape(2_500_000)
+SHAPE = Shape(5_000_000)
 """More than the fastest of them does while it gets warm and is measured."""
 UNIT = "messages/s"
 SECONDS = 5.0

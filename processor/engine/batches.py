@@ -142,6 +142,8 @@ class Batches:
         assert batch.run is not None, "its handlers have succeeded"
         effects = batch.effects
         try:
+            # The rows of progress are locked before any of the handlers': who takes the partitions
+            # over finds a session that stands still by them, and ends it.
             self._handling.flush(batch.run, partial(self._write, effects) if effects else None)
             self._take_effect(batch, effects or self._send(batch, batch.run.handled))
         except Exception as error:

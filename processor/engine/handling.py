@@ -103,25 +103,28 @@ class Handling:
             tx.close(self.store.session)
         return Run(done, tx)
 
-    def flush(self, run: Run, flushed: Callable[[], None] | None = None) -> None:
+    def flush(self, run: Run, first: Callable[[], None] | None = None) -> None:
         """Send what the handlers have written.
 
-        :param flushed: called when it is only a few writes; what it writes goes with them.
+        :param first: called before; what it writes goes with the rest where that is little.
         """
-        tx = run.tx
         self.check(run)
-        with self._steps.step(Step.FLUSH):
-            rows = tx.buffered_inserts
-            if rows is not None and rows <= FEW_ROWS:
-                with self.store.together():
-                    tx.send_buffered()
-                    self.store.settle()
-                    if flushed is not None:
-                        flushed()
-            else:
-                tx.send_buffered()
-                self.store.settle()
+        rows = run.tx.buffered_inserts
+        if rows is not None and rows <= FEW_ROWS:
+            with self._steps.step(Step.FLUSH), self.store.together():
+                if first is not None:
+                    first()
+                self._send(run)
+        else:
+            if first is not None:
+                first()
+            with self._steps.step(Step.FLUSH):
+                self._send(run)
         self.check(run)
+
+    def _send(self, run: Run) -> None:
+        run.tx.send_buffered()
+        self.store.settle()
 
     def check(self, run: Run) -> None:
         """Raise what a handler has swallowed."""

@@ -129,9 +129,12 @@ class Store:
         """
         with self._steps.step(Step.STORE), self._apart():
             connection = self._open()
+            # First, because of its row locks: they lead the next owner to a session that has
+            # stopped in the middle of this, and would keep it waiting with what follows.
+            moved = _compare_and_set(connection, advances)
             lengthened = self._write_outbox(connection, advances)
             self._write_dead_letters(connection, advances, topics)
-            self._written = _Written(advances, lengthened, _compare_and_set(connection, advances))
+            self._written = _Written(advances, lengthened, moved)
 
     def commit_written(self) -> None:
         """Commit what was written, once it is known that the compare-and-set hit every row.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -202,6 +203,37 @@ class TestCommit:
             for row in rows:
                 assert world.observed.h(row.id) == round_ + 1
         assert world.observed.outbox(rows[0].id) == [(n, n + 1, 1) for n in range(10)]
+
+    def test_the_row_of_progress_is_locked_before_anything_else(
+        self, real_world: PostgresWorld
+    ) -> None:
+        """By that lock the next owner finds a session that stopped, whatever else it waits for."""
+        [row] = real_world.started()
+        store, other, looking = (real_world.store(slot) for slot in ("a", "b", "c"))
+        columns = "progress_id, first_offset, next_offset, output_count, checksum, payload"
+        other.session.execute(
+            f"INSERT INTO processor.outbox ({columns}) VALUES (%s, 0, 5, 0, 0, '')", [row.id]
+        )
+
+        def write() -> bool:
+            store.write([step(row, 0, 5, [b"x"])], {row.id: NAMES})
+            store.rollback()
+            return True
+
+        def look() -> bool:
+            """Whether the row is locked while the write waits."""
+            query = "SELECT 1 FROM processor.progress WHERE id = %s FOR UPDATE NOWAIT"
+            until, locked = time.monotonic() + 5, False
+            while not locked and time.monotonic() < until:
+                try:
+                    looking.session.execute(query, [row.id])
+                except StatementRefused:
+                    locked = True
+                looking.rollback()
+            other.rollback()
+            return locked
+
+        assert real_world.together(write, look) == [True, True]
 
     def test_an_empty_row_is_lengthened_instead_of_followed(
         self, world: PostgresWorld, row: Row
