@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections import defaultdict
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -37,7 +40,7 @@ def cost(ground: Ground, count: int) -> Result:
 
 
 def costs(ground: Ground, contender: Contender) -> dict[str, float]:
-    wal, log = wal_bytes(ground), log_bytes(ground)
+    wal, log = wal_bytes(ground), segments(ground)
     memory: list[int] = []
 
     def watch(running: Running) -> None:
@@ -46,7 +49,7 @@ def costs(ground: Ground, contender: Contender) -> dict[str, float]:
     speed, done = watched(ground, Case(contender, FULL), before_end=watch)
     found = {f"µs of {who}": speed.micros(who) for who in (OWN, *ground.processes)}
     found["bytes of WAL"] = (wal_bytes(ground) - wal) / done
-    found["bytes of Kafka's logs"] = (log_bytes(ground) - log) / done
+    found["bytes of Kafka's logs"] = grown(log, segments(ground)) / done
     found["MB of memory"] = memory[0] / 1e6
     return found
 
@@ -57,14 +60,26 @@ def wal_bytes(ground: Ground) -> int:
     return int(at)
 
 
-def log_bytes(ground: Ground) -> int:
-    """Of all partitions' logs. What is deleted stays for a minute, under another name."""
-    folder = ground.stack.data_dir / "kafka"
-    return sum(each.stat().st_size for each in folder.rglob("*.log*") if _is_segment(each))
+def segments(ground: Ground) -> dict[int, int]:
+    """The sizes of all partitions' logs by file. What is deleted stays for a minute, renamed."""
+    sizes = {}
+    # Unlike rglob this takes folders that go away meanwhile.
+    for folder, _, names in os.walk(ground.stack.data_dir / "kafka"):
+        for path in map(Path(folder).joinpath, filter(_is_segment, names)):
+            with suppress(FileNotFoundError):
+                found = path.stat()
+                sizes[found.st_ino] = found.st_size
+    return sizes
 
 
-def _is_segment(path: Path) -> bool:
-    return path.name.split(".")[0].isdecimal()
+def grown(before: Mapping[int, int], after: Mapping[int, int]) -> int:
+    """By how many bytes; what is there no more had been written before."""
+    return sum(size - before.get(file, 0) for file, size in after.items())
+
+
+def _is_segment(name: str) -> bool:
+    number, _, kind = name.partition(".")
+    return number.isdecimal() and kind in ("log", "log.deleted")
 
 
 def steps(ground: Ground, work: str) -> list[str]:
