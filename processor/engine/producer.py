@@ -19,9 +19,11 @@ from processor.engine.outbox import PROVENANCE_HEADER, provenance
 from processor.engine.steps import Step, Steps
 
 SEND_OFFSETS_CALL = "send_offsets_to_transaction"
+COMMIT_CALL = "commit_transaction"
 PARTITION_UA = -1
 """By the key; librdkafka's word for it."""
 ABANDON_SECONDS = 1.0
+REPORT_SECONDS = 1.0
 FULL_QUEUE_SECONDS = 5.0
 
 _FENCED = (
@@ -103,7 +105,7 @@ class TransactionalProducer:
                 ) from None
 
     def commit(self) -> None:
-        with self._call(Step.END, "commit_transaction"):
+        with self._call(Step.END, COMMIT_CALL):
             self._client.commit_transaction(CALL_TIMEOUT_SECONDS)
 
     def abort(self) -> None:
@@ -146,6 +148,13 @@ class TransactionalProducer:
             return
         raise PublishDoubt("the producer's queue stays full")
 
+    def _wait_for_reports(self) -> None:
+        """The commit may tell of a refused record before its report does, which has the topic."""
+        deadline = monotonic() + REPORT_SECONDS
+        while not self.failures and monotonic() < deadline:
+            with suppress(KafkaException):
+                self._client.poll(0.01)
+
     @contextmanager
     def _call(self, step: Step, name: str) -> Iterator[None]:
         with self._told(name), self._steps.step(step):
@@ -159,6 +168,8 @@ class TransactionalProducer:
             with suppress(KafkaException):  # a fatal error is raised once more
                 self._client.poll(0)
             code = error.args[0].code() if error.args else None
+            if name == COMMIT_CALL and code in REFUSALS:
+                self._wait_for_reports()
             reason = f"{name}: {told(error)}"
             if self.last_error is not None:
                 reason += f" ({self.last_error})"
