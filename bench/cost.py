@@ -28,6 +28,7 @@ def cost(ground: Ground, count: int) -> Result:
         floor("raw", tables=False),
     ]
     values: dict[str, list[float]] = defaultdict(list)
+    ground.filled(FULL)  # before any log is measured
     for _ in range(count):
         for contender in contenders:
             for what, value in costs(ground, contender).items():

@@ -14,7 +14,7 @@ from confluent_kafka.admin import AdminClient
 from devstack import Kafka, Postgres, Service
 from devstack.waiting import wait_until
 from processor.errors import Exit
-from tests.support.processes import state_of
+from tests.support.processes import STOPPED, state_of
 from tests.support.running import Scene, numbered
 
 PARTITIONS = 8
@@ -30,7 +30,7 @@ ROUNDS = 40
 
 
 def standing(service: Service) -> list[int]:
-    return [pid for pid in service.workers() if state_of(pid) == "T"]
+    return [pid for pid in service.workers() if state_of(pid) == STOPPED]
 
 
 @pytest.mark.timeout(180)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-GONE = "X"
+STOPPED, GONE = "T", "X"
 
 
 def state_of(pid: int) -> str:

@@ -8,6 +8,7 @@ import pytest
 
 from bench import audit, path, record
 from bench.check import committed, worse
+from bench.cost import grown
 from bench.document import page
 from bench.gauge import Gauge
 from bench.results import Result, Series, rounds
@@ -49,6 +50,10 @@ def test_a_message_s_way_through_python_is_no_longer_than_it_was() -> None:
     before = {name: ratio for name, ratio in committed().items() if name.startswith("path: ")}
     assert len(before) == len(path.WORKS)
     assert worse(path.ratios(2), before, tolerance=0.35) == []
+
+
+def test_logs_grow_by_what_was_written_whatever_was_deleted_meanwhile() -> None:
+    assert grown({1: 100, 2: 50}, {1: 130, 3: 7}) == 37
 
 
 @pytest.mark.parametrize(

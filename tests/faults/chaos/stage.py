@@ -23,6 +23,7 @@ from processor.settings import Database as DatabaseSettings
 from processor.settings import Settings
 from tests.faults.chaos import armed
 from tests.faults.chaos.pipeline import DEFINITIONS, GROUP, NUMBERS, TOLD
+from tests.support.processes import STOPPED, state_of
 
 ROOT = Path(__file__).parents[3]
 REFERENCE = "tests.faults.chaos.pipeline:pipeline"
@@ -48,15 +49,7 @@ EXPECTED_ENDS = ("exit 0", "killed by SIGKILL", "killed by SIGTERM")
 
 def standing(service: Service) -> list[str]:
     """Workers that somebody has stopped and nobody has continued."""
-    found = []
-    for pid in service.workers():
-        try:
-            state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
-        except OSError:
-            continue
-        if state == "T":
-            found.append(f"worker {pid} was stopped")
-    return found
+    return [f"worker {pid} was stopped" for pid in service.workers() if state_of(pid) == STOPPED]
 
 
 class Stage:
