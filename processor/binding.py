@@ -7,11 +7,13 @@ import typing
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import NoneType, UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from processor.errors import PipelineError
 from processor.message import Message
 from processor.transaction import Transaction
+
+OnFailure = Literal["dead-letter", "skip", "halt"]
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class Handler:
     needs_message: bool
     call: Callable[[Any, Any, Transaction], Any]
     call_batch: Callable[[Sequence[Message[Any]], Transaction], Any]
+    on_failure: OnFailure = "dead-letter"
 
     @property
     def kinds(self) -> tuple[Any, ...]:
@@ -38,7 +41,9 @@ class Handler:
         return (self.kind,)
 
 
-def bind(function: Callable[..., Any], max_attempts: int) -> Handler:
+def bind(
+    function: Callable[..., Any], max_attempts: int, on_failure: OnFailure = "dead-letter"
+) -> Handler:
     """:raises PipelineError: for a parameter that cannot be bound."""
     name = _name(function)
     kind: Any = None
@@ -62,10 +67,13 @@ def bind(function: Callable[..., Any], max_attempts: int) -> Handler:
         needs_message="message" in order,
         call=_caller(function, tuple(order), ("event", "message", "tx")),
         call_batch=_refuse,
+        on_failure=_on_failure(name, on_failure),
     )
 
 
-def bind_batch(function: Callable[..., Any], max_attempts: int) -> Handler:
+def bind_batch(
+    function: Callable[..., Any], max_attempts: int, on_failure: OnFailure = "dead-letter"
+) -> Handler:
     """:raises PipelineError: unless it takes ``Sequence[Message[T]]`` (and a Transaction)."""
     name = _name(function)
     kind: Any = None
@@ -91,6 +99,7 @@ def bind_batch(function: Callable[..., Any], max_attempts: int) -> Handler:
         needs_message=True,
         call=_refuse,
         call_batch=_caller(function, tuple(order), ("messages", "tx")),
+        on_failure=_on_failure(name, on_failure),
     )
 
 
@@ -111,6 +120,13 @@ def _attempts(name: str, max_attempts: int) -> int:
     if max_attempts < 1:
         raise PipelineError(f"handler {name!r}: max_attempts must be at least 1")
     return max_attempts
+
+
+def _on_failure(name: str, on_failure: OnFailure) -> OnFailure:
+    if on_failure not in get_args(OnFailure):
+        known = ", ".join(get_args(OnFailure))
+        raise PipelineError(f"handler {name!r}: on_failure is {on_failure!r}, not one of {known}")
+    return on_failure
 
 
 def _parameters(function: Callable[..., Any]) -> list[tuple[inspect.Parameter, Any]]:

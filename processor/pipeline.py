@@ -18,7 +18,7 @@ from typing import Any, Literal, TypeVar
 
 from sqlalchemy import MetaData
 
-from processor.binding import Handler, bind, bind_batch
+from processor.binding import Handler, OnFailure, bind, bind_batch
 from processor.errors import PipelineError
 from processor.message import Topic
 from processor.routing import Route, Unknown
@@ -36,6 +36,8 @@ class Pipeline:
         compares it with the database.
     :param unknown: what becomes of a message whose type no handler takes.
     :param isolation: the isolation level of the Postgres transaction.
+    :param max_dead_letter_ratio: of a partition's last 200 messages; where more would be
+        dead-lettered it halts instead, because then it is the deployment that is bad. 1: never.
     """
 
     def __init__(
@@ -46,9 +48,15 @@ class Pipeline:
         tables: MetaData | None = None,
         unknown: Unknown = "dead-letter",
         isolation: Isolation = "read committed",
+        max_dead_letter_ratio: float = 0.5,
     ) -> None:
         if not name:
             raise PipelineError("a pipeline needs a name")
+        if not 0 <= max_dead_letter_ratio <= 1:
+            raise PipelineError(
+                f"max_dead_letter_ratio is {max_dead_letter_ratio!r}; it must lie between 0 and 1"
+            )
+        self.max_dead_letter_ratio = max_dead_letter_ratio
         self.name = name
         self.outputs = {topic.name: topic for topic in map(Topic.of, outputs)}
         self.tables = tables
@@ -58,30 +66,44 @@ class Pipeline:
         """As what it was loaded, ``module:attribute``."""
         self._unknown: Unknown = unknown
 
-    def handler(self, topic: str | Topic, *, max_attempts: int = 3) -> Callable[[F], F]:
+    def handler(
+        self,
+        topic: str | Topic,
+        *,
+        max_attempts: int = 3,
+        on_failure: OnFailure = "dead-letter",
+    ) -> Callable[[F], F]:
         """Register a function for the messages of a topic that have its event's type.
 
         Its parameters are bound by annotation: the decoded event, :class:`Message`,
         :class:`Transaction`, in any order, each at most once.
 
-        :param max_attempts: how often a message is tried before it is dead-lettered.
+        :param max_attempts: how often a message is tried before it is given up.
+        :param on_failure: what becomes of one that is given up: ``dead-letter``, ``skip`` (only
+            counted), or ``halt``, which stops its partition in front of it.
         :raises PipelineError: for a signature that cannot be bound, or a type taken twice.
         """
 
         def register(function: F) -> F:
-            self._route(topic).add(bind(function, max_attempts))
+            self._route(topic).add(bind(function, max_attempts, on_failure))
             return function
 
         return register
 
-    def batch_handler(self, topic: str | Topic, *, max_attempts: int = 3) -> Callable[[F], F]:
+    def batch_handler(
+        self,
+        topic: str | Topic,
+        *,
+        max_attempts: int = 3,
+        on_failure: OnFailure = "dead-letter",
+    ) -> Callable[[F], F]:
         """Register a function that gets one partition's messages together, in offset order.
 
         Its parameters are ``Sequence[Message[T]]`` and, if wanted, :class:`Transaction`.
         """
 
         def register(function: F) -> F:
-            self._route(topic).add(bind_batch(function, max_attempts))
+            self._route(topic).add(bind_batch(function, max_attempts, on_failure))
             return function
 
         return register

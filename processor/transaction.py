@@ -9,7 +9,14 @@ from typing import Any, Protocol
 from sqlalchemy import Executable, Table
 
 from processor.errors import PipelineError
-from processor.writes import CopyWrite, Operation, UpsertWrite, WriteBuffer, check_columns
+from processor.writes import (
+    CopyWrite,
+    Journal,
+    Operation,
+    UpsertWrite,
+    WriteBuffer,
+    check_columns,
+)
 
 Row = tuple[Any, ...]
 Statement = str | Executable
@@ -44,12 +51,15 @@ class Transaction:
     then the connection works for another batch.
     """
 
-    __slots__ = ("_is_closed", "_session", "_writes", "failure")
+    __slots__ = ("_is_closed", "_session", "_writes", "asked", "failure")
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, journal: Journal | None = None) -> None:
+        """:param journal: keeps what each message writes apart."""
         self._is_closed = False
         self._session = session
-        self._writes = WriteBuffer()
+        self._writes: WriteBuffer | Journal = WriteBuffer() if journal is None else journal
+        self.asked = False
+        """Postgres was asked something, or told: what this message did is not in hand any more."""
         self.failure: Exception | None = None
         """The first flush that failed: a handler that swallows it cannot pass for fine."""
 
@@ -125,6 +135,7 @@ class Transaction:
         """Send what is buffered. The engine does it before the commit; seldom needed."""
         if self._is_closed:
             raise PipelineError(CLOSED)
+        self.asked = True
         self.send_buffered()
 
     def close(self, session: Session) -> None:

@@ -178,6 +178,57 @@ class WriteBuffer:
         return self._tables.setdefault(table, _TableBuffer())
 
 
+class Journal:
+    """In place of a :class:`WriteBuffer`: what one message writes is kept apart until it is done.
+
+    Then it goes into the buffer of all, or is dropped and leaves nothing.
+    """
+
+    def __init__(self) -> None:
+        self.all = WriteBuffer()
+        self._calls: list[tuple[Any, ...]] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._calls) or bool(self.all)
+
+    @property
+    def inserts(self) -> int:
+        return self.all.inserts
+
+    def insert(self, table: Table, row: Mapping[str, Any]) -> None:
+        insert_shape(table, tuple(row))
+        self._calls.append((table, dict(row)))
+
+    def upsert(
+        self,
+        table: Table,
+        row: Mapping[str, Any],
+        *,
+        key: tuple[str, ...],
+        operations: Mapping[str, Operation],
+    ) -> None:
+        self._calls.append((table, dict(row), key, operations))
+
+    def keep(self) -> None:
+        """The message is done."""
+        if not self._calls:
+            return
+        calls, self._calls = self._calls, []
+        for table, row, *rest in calls:
+            if rest:
+                self.all.upsert(table, row, key=rest[0], operations=rest[1])
+            else:
+                self.all.insert(table, row)
+
+    def drop(self) -> None:
+        """The message has failed."""
+        self._calls.clear()
+
+    def drain(self) -> Iterator[CopyWrite | UpsertWrite]:
+        self.keep()
+        return self.all.drain()
+
+
 def _merge(
     table: Table, merged: _Merged, row: Mapping[str, Any], operations: Mapping[str, Operation]
 ) -> bool:

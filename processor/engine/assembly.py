@@ -38,6 +38,7 @@ from processor.engine.register import Register
 from processor.engine.sealing import Rules, Sealer
 from processor.engine.steps import Steps
 from processor.engine.store import Store
+from processor.engine.triage import Triage
 from processor.engine.watchdog import Watchdog
 from processor.engine.worker import Rooms, Worker
 from processor.errors import ConfigurationError, Exit, Unreachable
@@ -164,6 +165,7 @@ def assemble(
         settings.kafka.max_poll_interval_seconds,
         settings.batch_max_seconds,
         clock.now,
+        Triage(pipeline.max_dead_letter_ratio),
     )
     isolation = Isolation(handling, steps)
     batches = Batches(

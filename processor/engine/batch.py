@@ -102,11 +102,48 @@ class Handled:
     """Messages of the slice beyond ``next``: a batch was cut for size or time."""
     seconds: float = 0.0
     """What its handlers have taken."""
+    letters_at: Sequence[int] | None = None
+    """Which of the last messages were set aside, once that was asked for (triage)."""
 
     @property
     def messages(self) -> int:
         """How many are done, in one way or another."""
         return self.handled + self.skipped + len(self.dead_letters)
+
+    def mark(self) -> Mark:
+        """Where it stands, for :meth:`back_to`."""
+        return Mark(
+            self.next,
+            len(self.records),
+            self.output_bytes,
+            len(self.dead_letters),
+            self.handled,
+            self.skipped,
+            self.leader_epoch,
+            self.letters_at,
+        )
+
+    def back_to(self, mark: Mark) -> None:
+        """Forget what was done since; nothing had stopped it then."""
+        del self.records[mark.records :]
+        del self.dead_letters[mark.dead_letters :]
+        self.next, self.output_bytes = mark.next, mark.output_bytes
+        self.handled, self.skipped = mark.handled, mark.skipped
+        self.leader_epoch, self.letters_at = mark.leader_epoch, mark.letters_at
+        self.stop = None
+
+
+class Mark(NamedTuple):
+    """A moment of a :class:`Handled`."""
+
+    next: int
+    records: int
+    output_bytes: int
+    dead_letters: int
+    handled: int
+    skipped: int
+    leader_epoch: int | None
+    letters_at: Sequence[int] | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,13 @@ from processor.transaction import Session
 
 MAX_RESTARTS = 5
 CAUTIOUS_BATCHES = 100
-"""After a failed batch: sending its outputs in vain costs new producers."""
+"""After a batch that the database refused: sending its outputs in vain costs new producers."""
+CAREFUL_BATCHES = 100
+"""After a batch in which a handler failed."""
+
+
+class Suspected(Exception):
+    """The batch before held what the database refuses: this one is not tried as a whole."""
 
 
 @dataclass(slots=True)
@@ -33,6 +39,8 @@ class Batch:
     """The group metadata of the assignment under which the slices were read."""
     began: float
     """When its handlers did (monotonic seconds)."""
+    careful: bool
+    """A message whose handler fails is set aside by itself."""
     run: Run | None = None
     failure: Exception | None = None
     """Of the last attempt."""
@@ -103,6 +111,9 @@ class Batches:
         self._idle_seconds = idle_seconds
         self._cautious = 0
         """Batches until outputs are sent before the writes are flushed again."""
+        self._careful = 0
+        """Batches until handlers are believed in again."""
+        self._suspicious = False
 
     @property
     def session(self) -> Session:
@@ -116,9 +127,11 @@ class Batches:
 
         :param session: what they ask Postgres through, if not :attr:`session`.
         """
-        batch = Batch(slices, snapshot, self._clock.now())
+        batch = Batch(slices, snapshot, self._clock.now(), careful=self._careful > 0)
         try:
-            batch.run = self._handling.handle(slices, session)
+            if self._suspicious:
+                raise Suspected
+            batch.run = self._handling.handle(slices, session, careful=batch.careful)
         except Exception as error:
             self._failed(batch, error)
         return batch
@@ -163,13 +176,16 @@ class Batches:
                 doubt = expired
             return Ended(batch, (), took, doubt)
         self._cautious = max(0, self._cautious - 1)
+        self._careful = max(0, self._careful - 1)
         assert batch.effects is not None, "it has landed"
+        if batch.careful and any(each.dead_letters or each.stop for each in batch.effects.handled):
+            self._careful = CAREFUL_BATCHES
         for each in batch.effects.moved:
             self._believe(each, batch.effects.sent)
         return Ended(batch, batch.effects.handled, batch.tried_at - batch.began)
 
     def _persist(self, batch: Batch) -> None:
-        """All at once, and if that fails message by message.
+        """All at once; with care if a handler fails, and in groups if the database refuses.
 
         :raises Doubt: what stands is for recovery to find out.
         """
@@ -183,21 +199,27 @@ class Batches:
             self._undo()
             if isinstance(failure, Doubt) or (alone and not isinstance(failure, Restart)):
                 raise failure
-            self._cautious = CAUTIOUS_BATCHES
             if isinstance(failure, Restart):
+                self._cautious = CAUTIOUS_BATCHES
                 self._clock.sleep(random.uniform(0.005, 0.02) * 2**attempt)  # noqa: S311
+            elif batch.run is None and not batch.careful and not self._suspicious:
+                self._careful = CAREFUL_BATCHES
+                batch.careful = True
             else:
+                self._cautious = CAUTIOUS_BATCHES
                 alone = True
             self._once_more(batch, alone)
         raise Doubt("deadlocks or serialization failures do not end")
 
     def _once_more(self, batch: Batch, alone: bool) -> None:
+        batch.run = None
         try:
             if alone:
                 handled = self._isolation.run(batch.slices)
+                self._suspicious = self._isolation.failures > 0
                 self._take_effect(batch, self._send(batch, handled))
                 return
-            batch.run = self._handling.handle(batch.slices)
+            batch.run = self._handling.handle(batch.slices, careful=batch.careful)
         except Exception as error:
             self._undo()
             self._failed(batch, error)

@@ -1,7 +1,8 @@
 """Handlers are called here: a whole batch at once, or one message at a time.
 
-The fast path runs every handler, then flushes once. When anything in it fails, the batch's
-transaction is rolled back and isolation runs it again message by message.
+The fast path runs every handler, then flushes once. When a handler fails, the batch is handled
+again with care: what a message buffers is kept apart until the message is done, so that one that
+fails costs itself alone. What the database refuses is for isolation to find.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ from processor.engine.limits import Limits
 from processor.engine.messages import (
     Decoded,
     as_outputs,
-    reject,
     start,
     step_past,
     timestamp_of,
@@ -25,10 +25,12 @@ from processor.engine.messages import (
 from processor.engine.sealing import Sealer
 from processor.engine.steps import Step, Steps
 from processor.engine.store import Store
+from processor.engine.triage import Triage, Verdict
 from processor.errors import DecodeError, UnknownType
 from processor.message import Headers, Message, Output
 from processor.routing import Route
 from processor.transaction import Session, Transaction
+from processor.writes import Journal
 
 FEW_ROWS = 32
 """Up to so many a batch's writes go in one round trip; more are copied."""
@@ -56,8 +58,10 @@ class Handling:
         limit_seconds: float,
         max_seconds: float = 2.0,
         clock: Callable[[], float] = monotonic,
+        triage: Triage | None = None,
     ) -> None:
         self.routes = routes
+        self.triage = triage or Triage()
         self.sealer = sealer
         self.store = store
         self._steps = steps
@@ -76,15 +80,19 @@ class Handling:
         self.flush(run)
         return run.handled
 
-    def handle(self, slices: Sequence[Slice], session: Session | None = None) -> Run:
+    def handle(
+        self, slices: Sequence[Slice], session: Session | None = None, *, careful: bool = False
+    ) -> Run:
         """Every message once; what the handlers write is buffered, unless they ask Postgres.
 
         Stops early, leaving the rest of the slices, when the outputs grow too large or the time for
         a batch is over.
 
         :param session: what the handlers ask Postgres through, if not the store's own.
+        :param careful: a message that fails is set aside, unless it has asked Postgres.
         """
-        tx = Transaction(session or self.store.session)
+        journal = Journal() if careful else None
+        tx = Transaction(session or self.store.session, journal)
         limits = self.limits()
         done: list[Handled] = []
         try:
@@ -95,11 +103,14 @@ class Handling:
                     limits.begin(left)
                     if limits.reached(handled):
                         handled.rest = each.messages
-                    elif self.routes[each.partition.topic].batch:
-                        self._run_batch(each, handled, tx)
-                    else:
+                    elif self.is_batch(each.partition):
+                        self.run_batch(each.messages, handled, tx)
+                    elif journal is None:
                         self._run_messages(each, handled, tx, limits)
+                    else:
+                        self._run_carefully(each, handled, tx, journal, limits)
                     limits.count(handled)
+                    self.triage.ended(handled)
         finally:
             tx.close(self.store.session)
         return Run(done, tx)
@@ -165,11 +176,58 @@ class Handling:
         if last is not None:
             step_past(last, handled)
 
-    def _run_batch(self, each: Slice, handled: Handled, tx: Transaction) -> None:
-        """What comes before a message that stops the partition is handled all the same."""
-        decoded = self.decode_batch(each.messages, handled)
+    def _run_carefully(
+        self, each: Slice, handled: Handled, tx: Transaction, journal: Journal, limits: Limits
+    ) -> None:
+        for index, raw in enumerate(each.messages):
+            if index and limits.reached(handled):
+                handled.rest = each.messages[index:]
+                break
+            self.run_one(raw, handled, tx, journal)
+            if handled.stop is not None:
+                break
+
+    def run_one(self, raw: Any, handled: Handled, tx: Transaction, journal: Journal) -> None:
+        """One message, until it is done, set aside, or stops its partition.
+
+        :raises Exception: the handler's, once it has asked Postgres: what it did has to be undone
+            there.
+        """
+        decoded = self.decode(raw, handled)
+        while decoded is not None:
+            mark, tx.asked = handled.mark(), False
+            try:
+                self.call(decoded, handled, tx)
+            except Exception as error:
+                if tx.asked:
+                    raise
+                handled.back_to(mark)
+                journal.drop()
+                headers = self.headers_if_any(handled.partition, raw)
+                if self.triage.failed(decoded, handled, error, headers) is Verdict.AGAIN:
+                    continue
+                break
+            journal.keep()
+            if tx.asked and (failure := tx.failure or self.store.session.failure) is not None:
+                raise failure
+            self.triage.passed(handled.partition, raw.offset())
+            break
+        if handled.stop is None:
+            step_past(raw, handled)
+
+    def is_batch(self, partition: Partition) -> bool:
+        """Whether its messages go to a batch handler."""
+        return self.routes[partition.topic].batch
+
+    def run_batch(self, messages: Sequence[Any], handled: Handled, tx: Transaction) -> int:
+        """A batch handler's call: how many messages are done by it.
+
+        What comes before a message that stops the partition is handled all the same.
+        """
+        decoded = self.decode_batch(messages, handled)
         if decoded:
             self.call_batch(decoded, handled, tx)
+        return sum(1 for raw in messages if raw.offset() < handled.next)
 
     def decode_batch(self, messages: Sequence[Any], handled: Handled) -> list[Decoded]:
         """The messages that can be decoded; stops at one whose type halts the partition."""
@@ -218,7 +276,8 @@ class Handling:
             told = f"offset {raw.offset()}: {error}"
             handled.stop = Stop(HALT_UNKNOWN_TYPE, told, None)
         else:
-            reject(handled, raw, None, error, 1, self.headers_if_any(handled.partition, raw))
+            headers = self.headers_if_any(handled.partition, raw)
+            self.triage.dead_letter(handled, raw, None, error, 1, headers)
 
     def headers(self, partition: Partition, raw: Any) -> Headers:
         """The message's headers.

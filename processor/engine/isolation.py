@@ -1,39 +1,52 @@
-"""A batch that failed, run again message by message: a bad message is set aside alone.
+"""A batch that the database refused, run again in groups: a bad message is set aside alone.
 
-Each message runs in a savepoint of the batch's one transaction, with its own flush, so that what
-only shows at the flush is attributed to it as well. Order is kept; the good messages commit
-together as before.
+Each group runs in a savepoint of the batch's one transaction, with its own flush, so that what only
+shows at the flush is found as well. A group that fails is parted at the message that is to blame,
+as far as that is known, else in the middle, until the message is alone. Order is kept; the good
+messages commit together as before.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
-from processor.engine.batch import Handled, Slice, Stop
-from processor.engine.failures import Doubt, Restart, StatementRefused
-from processor.engine.handling import Handling
-from processor.engine.messages import Decoded, reject, start, step_past, text_of
+import psycopg
+
+from processor.engine.batch import Handled, Slice
+from processor.engine.failures import Doubt, Restart
+from processor.engine.handling import Handling, Limits
+from processor.engine.messages import start, step_past
 from processor.engine.steps import Step, Steps
-from processor.errors import Halt, PipelineError, Reject, Retry
+from processor.engine.triage import Verdict
 from processor.transaction import Transaction
+from processor.writes import Journal
 
-FIRST_RETRY_SECONDS = 0.5
-MAX_RETRY_SECONDS = 300.0
-DATABASE_REFUSED = "database-refused"
+FEWEST, FIRST, MOST = 16, 256, 1_024
+"""Messages of a group: half as many after one that failed, twice as many after one that did not."""
+_COPY_LINE = re.compile(r"^COPY .*?, line (\d+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A group that was rolled back."""
+
+    error: Exception
+    at: int | None
+    """Which of its messages is to blame, if that is known."""
 
 
 class Isolation:
-    """Runs slices one message at a time.
-
-    Tries are counted for messages that asked for another one later; refusals of the database
-    are counted apart, because they are not the message's.
-    """
+    """Runs slices one group at a time."""
 
     def __init__(self, handling: Handling, steps: Steps) -> None:
         self._handling = handling
         self._steps = steps
-        self._attempts: dict[tuple[str, int, int], int] = {}
-        self._refusals: dict[tuple[str, int, int], int] = {}
+        self._size = FIRST
+        self.failures = 0
+        """Groups that have failed in the last run."""
 
     def run(self, slices: Sequence[Slice]) -> list[Handled]:
         """Handle every message as far as possible; a partition that has to wait stops there.
@@ -41,67 +54,92 @@ class Isolation:
         :raises Doubt: when the database connection is lost.
         :raises Restart: for a deadlock or a serialization failure.
         """
+        self.failures = 0
         limits = self._handling.limits()
         done: list[Handled] = []
         for left, each in zip(range(len(slices), 0, -1), slices, strict=True):
             handled = start(each)
             done.append(handled)
             limits.begin(left)
-            for index, raw in enumerate(each.messages):
-                if (index or len(done) > 1) and limits.reached(handled):
-                    handled.rest = each.messages[index:]
-                    break
-                decoded = self._handling.decode(raw, handled)
-                if decoded is not None:
-                    self._one(decoded, handled)
-                if handled.stop is not None:
-                    break
-                step_past(raw, handled)
+            self._slice(each, handled, limits, is_first=len(done) == 1)
             limits.count(handled)
+            self._handling.triage.ended(handled)
         return done
 
-    def _one(self, decoded: Decoded, handled: Handled) -> None:
-        """One message: until it succeeds, is dead-lettered or stops the partition."""
-        raw, handler = decoded.raw, decoded.handler
-        place = (*handled.partition, raw.offset())
-        while True:
-            attempts = self._attempts[place] = self._attempts.get(place, 0) + 1
-            try:
-                error = self._attempt(decoded, handled)
-            except (Doubt, Restart):
-                self._attempts[place] -= 1  # not the message's doing
-                raise
-            if error is None:
+    def _slice(self, each: Slice, handled: Handled, limits: Limits, *, is_first: bool) -> None:
+        index, messages = 0, each.messages
+        while index < len(messages):
+            if (index or not is_first) and limits.reached(handled):
                 break
-            if isinstance(error, StatementRefused):
-                self._attempts[place] -= 1
-                refusals = self._refusals[place] = self._refusals.get(place, 0) + 1
-                told = _told(decoded, error)
-                handled.stop = Stop(DATABASE_REFUSED, told, back_off_seconds(refusals))
-                return
-            handled.stop = _stop(error, _told(decoded, error), attempts, handler.max_attempts)
+            before, group = self.failures, messages[index : index + self._size]
+            count = self._group(group, handled, limits)
+            index += count
             if handled.stop is not None:
                 return
-            if isinstance(error, Reject) or attempts >= handler.max_attempts:
-                headers = self._handling.headers_if_any(handled.partition, raw)
-                reject(handled, raw, handler, error, attempts, headers)
+            if count < len(group):
                 break
-        self._attempts.pop(place, None)
-        self._refusals.pop(place, None)
+            failed = self.failures > before
+            self._size = max(FEWEST, self._size // 2) if failed else min(MOST, self._size * 2)
+        handled.rest = messages[index:]
 
-    def _attempt(self, decoded: Decoded, handled: Handled) -> Exception | None:
-        """Run it in a savepoint; its error, if it failed, with nothing of it left."""
+    def _group(self, messages: Sequence[Any], handled: Handled, limits: Limits) -> int:
+        """How many are done: not all where the partition stops, or a limit is reached."""
+        done, parts = 0, [messages]
+        while parts:
+            part = parts.pop()
+            mark = handled.mark()
+            count, failed = self._try(part, handled, limits)
+            if failed is not None:
+                self.failures += 1
+                handled.back_to(mark)
+                if len(part) > 1:
+                    parts += reversed(_parted(part, failed.at))
+                    continue
+                verdict = self._judge(part[0], handled, failed.error)
+                if verdict is Verdict.AGAIN:
+                    parts.append(part)
+                    continue
+                count = 1 if verdict is Verdict.DONE else 0
+            done += count
+            if count < len(part):
+                break
+        return done
+
+    def _judge(self, raw: Any, handled: Handled, error: Exception) -> Verdict:
+        decoded = self._handling.decode(raw, handled)
+        assert decoded is not None, "it was decoded before"
+        headers = self._handling.headers_if_any(handled.partition, raw)
+        verdict = self._handling.triage.failed(decoded, handled, error, headers)
+        if verdict is Verdict.DONE:
+            step_past(raw, handled)
+        return verdict
+
+    def _try(
+        self, messages: Sequence[Any], handled: Handled, limits: Limits
+    ) -> tuple[int, Failed | None]:
+        """Run a group in a savepoint: how many are done, or why nothing of it stands."""
         store = self._handling.store
-        before = len(handled.records), handled.output_bytes, handled.handled
         store.savepoint()
-        tx = Transaction(store.session)
+        journal = Journal()
+        tx = Transaction(store.session, journal)
+        rows: list[int] = []
+        """How many were inserted by each message and those before it."""
+        handling = True
         try:
             try:
                 with self._steps.step(Step.HANDLE, self._handling.limit_seconds):
-                    if decoded.handler.batch:
-                        self._handling.call_batch([decoded], handled, tx)
+                    if self._handling.is_batch(handled.partition):
+                        count = self._handling.run_batch(messages, handled, tx)
                     else:
-                        self._handling.call(decoded, handled, tx)
+                        for raw in messages:
+                            if rows and limits.reached(handled):
+                                break
+                            self._handling.run_one(raw, handled, tx, journal)
+                            if handled.stop is not None:
+                                break
+                            rows.append(journal.inserts)
+                        count = len(rows)
+                handling = False
             finally:
                 tx.close(store.session)
             with self._steps.step(Step.FLUSH):
@@ -116,28 +154,28 @@ class Isolation:
             if isinstance(error, (Doubt, Restart)):
                 raise error from raised
             store.rollback_to_savepoint()
-            records, handled.output_bytes, handled.handled = before
-            del handled.records[records:]
-            return error
+            if handling and not self._handling.is_batch(handled.partition):
+                return 0, Failed(error, len(rows))
+            return 0, Failed(error, _at_fault(error, rows))
         store.release()
+        return count, None
+
+
+def _parted(messages: Sequence[Any], at: int | None) -> list[Sequence[Any]]:
+    if at is None:
+        middle = len(messages) // 2
+        return [messages[:middle], messages[middle:]]
+    parts = [messages[:at], messages[at : at + 1], messages[at + 1 :]]
+    return [part for part in parts if part]
+
+
+def _at_fault(error: Exception, rows: Sequence[int]) -> int | None:
+    """The message whose row COPY was at, if there was but one COPY."""
+    cause = error.__cause__
+    if not isinstance(cause, psycopg.Error):
         return None
-
-
-def _told(decoded: Decoded, error: Exception) -> str:
-    return f"{decoded.handler.name} at offset {decoded.raw.offset()}: {text_of(error)}"
-
-
-def _stop(error: Exception, told: str, attempts: int, max_attempts: int) -> Stop | None:
-    """Why this error stops the partition; None where only its message is concerned."""
-    if isinstance(error, Halt):
-        return Stop("handler-halt", told, None)
-    if isinstance(error, PipelineError):
-        return Stop("pipeline-error", told, None)
-    if isinstance(error, Retry) and attempts < max_attempts:
-        return Stop("retry", told, min(max(error.after, 0.0), MAX_RETRY_SECONDS))
-    return None
-
-
-def back_off_seconds(attempts: int) -> float:
-    """0.5, 1, 2, … seconds, 30 at most."""
-    return min(30.0, FIRST_RETRY_SECONDS * 2.0 ** min(attempts - 1, 8))
+    found = _COPY_LINE.match(cause.diag.context or "")
+    if found is None:
+        return None
+    line = int(found[1])
+    return next((index for index, count in enumerate(rows) if count >= line), None)

@@ -12,7 +12,14 @@ from processor.operations.database import Connection, session
 from processor.operations.readings import Report, read
 from processor.settings import Settings
 
-RESUMABLE = ("handler-halt", "pipeline-error", "unknown-type", "operator-halt")
+RESUMABLE = (
+    "handler-halt",
+    "message-failed",
+    "operator-halt",
+    "pipeline-error",
+    "too-many-dead-letters",
+    "unknown-type",
+)
 """Halts that end by somebody's word; the others are resolved by what they name."""
 
 

@@ -49,6 +49,8 @@ class ListStore:
 
     def __init__(self) -> None:
         self.session = ListSession()
+        self.savepoints = 0
+        """How many there have been."""
         self._marks: list[int] = []
 
     @contextmanager
@@ -60,6 +62,7 @@ class ListStore:
         """A list has no deferred constraints."""
 
     def savepoint(self) -> None:
+        self.savepoints += 1
         self._marks.append(len(self.session.writes))
 
     def release(self) -> None:

@@ -10,12 +10,13 @@ from processor.engine.clients import KafkaClients, LogLines
 from processor.engine.cluster import Cluster
 from processor.engine.failures import Doubt, Restart
 from processor.engine.handling import Handling
-from processor.engine.isolation import DATABASE_REFUSED, Isolation
+from processor.engine.isolation import Isolation
 from processor.engine.observer import NullObserver
 from processor.engine.output_topics import output_rules, partition_counts
 from processor.engine.sealing import Sealer
 from processor.engine.steps import Steps
 from processor.engine.store import Store
+from processor.engine.triage import DATABASE_REFUSED
 from processor.errors import Refused
 from processor.pipeline import Pipeline
 from processor.settings import Settings
