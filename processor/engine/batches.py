@@ -39,8 +39,6 @@ class Batch:
     """The group metadata of the assignment under which the slices were read."""
     began: float
     """When its handlers did (monotonic seconds)."""
-    careful: bool
-    """A message whose handler fails is set aside by itself."""
     run: Run | None = None
     failure: Exception | None = None
     """Of the last attempt."""
@@ -50,6 +48,8 @@ class Batch:
     """Known once its outputs are sealed; they travel then."""
     landed: bool = False
     """It has taken effect in both stores."""
+    careful: bool = False
+    """A message whose handler fails is set aside by itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +181,7 @@ class Batches:
         if batch.careful and any(each.dead_letters or each.stop for each in batch.effects.handled):
             self._careful = CAREFUL_BATCHES
         for each in batch.effects.moved:
+            self._handling.triage.settled(each.partition, each.next)
             self._believe(each, batch.effects.sent)
         return Ended(batch, batch.effects.handled, batch.tried_at - batch.began)
 

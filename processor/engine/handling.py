@@ -210,7 +210,6 @@ class Handling:
             journal.keep()
             if tx.asked and (failure := tx.failure or self.store.session.failure) is not None:
                 raise failure
-            self.triage.passed(handled.partition, raw.offset())
             break
         if handled.stop is None:
             step_past(raw, handled)

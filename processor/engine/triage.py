@@ -68,14 +68,16 @@ class Triage:
             return Verdict.AGAIN
         verdict = self._set_aside(decoded, handled, error, attempts, told, headers)
         if verdict is Verdict.DONE:
-            self.passed(handled.partition, decoded.raw.offset())
+            del self._attempts[place]
         return verdict
 
-    def passed(self, partition: Partition, offset: int) -> None:
-        """The message is done: nothing of it is to be remembered."""
-        if self._attempts or self._refusals:
-            self._attempts.pop((*partition, offset), None)
-            self._refusals.pop((*partition, offset), None)
+    def settled(self, partition: Partition, below: int) -> None:
+        """What lies below an offset has taken effect: nothing of it is to be remembered."""
+        for counts in (self._attempts, self._refusals):
+            if counts:
+                done = [at for at in counts if at[:2] == partition and at[2] < below]
+                for at in done:
+                    del counts[at]
 
     def dead_letter(
         self,

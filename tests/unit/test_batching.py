@@ -560,6 +560,19 @@ def test_on_failure_names_what_there_is() -> None:
 # Isolation
 
 
+class Violation(psycopg.errors.CheckViolation):
+    """Told of by COPY, or without saying where."""
+
+    def __init__(self, line: int | None) -> None:
+        super().__init__("no")
+        self.line = line
+
+    @property
+    def diag(self) -> Any:
+        where = None if self.line is None else f"COPY numbers, line {self.line}: ..."
+        return SimpleNamespace(context=where)
+
+
 class Unacceptable(ListSession):
     """Refuses to copy some numbers, as a constraint would; COPY's context names the line."""
 
@@ -570,9 +583,7 @@ class Unacceptable(ListSession):
     def copy(self, write: CopyWrite) -> None:
         for line, row in enumerate(write.rows, start=1):
             if row[0] in self.bad:
-                cause = psycopg.errors.CheckViolation("no")
-                text = f"COPY numbers, line {line}: ..." if self.context else None
-                cause.diag = SimpleNamespace(context=text)  # type: ignore[misc, assignment]
+                cause = Violation(line if self.context else None)
                 raise StatementFailed("no (23514)") from cause
         super().copy(write)
 
@@ -700,6 +711,7 @@ def test_a_retry_that_succeeds_is_forgotten() -> None:
     bench = adding(acts={1: raising(Retry("later"), times=2)}, max_attempts=3)
     for _ in range(3):
         [handled] = bench.isolation.run([piece([add(1)], 5)])
+    bench.handling.triage.settled(FIRST, 6)
     assert (handled.stop, handled.dead_letters, handled.next) == (None, [], 6)
     assert bench.rows == [1]
 
@@ -708,7 +720,7 @@ def test_what_the_database_refuses_is_never_the_messages_fault() -> None:
     bench = adding(max_attempts=1)
     waits = []
     for _ in range(4):
-        bench.store.session.errors = [StatementRefused("no such table (42P01)")]
+        bench.store.session.errors = [StatementRefused("no such table (42P01)")] * 2
         [handled] = bench.isolation.run([piece([add(1), add(2)])])
         assert handled.dead_letters == []
         assert handled.next == 0
@@ -723,7 +735,7 @@ def test_what_the_database_refuses_is_never_the_messages_fault() -> None:
 @pytest.mark.parametrize("error", [DatabaseDoubt("gone"), Restart("deadlock")])
 def test_a_lost_connection_or_a_deadlock_concerns_the_whole_batch(error: Exception) -> None:
     bench = adding()
-    bench.store.session.errors = [None, error]
+    bench.store.session.errors = [StatementFailed("bad"), None, error]
     with pytest.raises(type(error)):
         bench.isolation.run([piece([add(1), add(2)])])
 
@@ -736,6 +748,7 @@ def test_a_lost_connection_or_a_deadlock_is_no_attempt_of_the_message(error: Exc
         bench.store.session.errors = [error]
         with pytest.raises(type(error)):
             bench.isolation.run([piece([add(2)], 0)])
+        bench.store.session.failure = None  # the batch is rolled back
     [handled] = bench.isolation.run([piece([add(2)], 0)])
     assert handled.dead_letters == []
     assert bench.rows == [2]
@@ -753,7 +766,7 @@ def test_a_swallowed_error_undoes_its_message() -> None:
             return
 
     bench = Bench(pipeline)
-    bench.store.session.errors = [None, StatementFailed("bad")]
+    bench.store.session.errors = [None, StatementFailed("bad")] * 2
     [handled] = bench.isolation.run([piece([add(1), add(2)])])
     assert [letter.offset for letter in handled.dead_letters] == [0]
     assert bench.rows[-1:] == [2]
