@@ -20,11 +20,12 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
     func,
+    text,
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 SCHEMA = "processor"
-REVISIONS = ("0001", "0002")
+REVISIONS = ("0001", "0002", "0003")
 """All revisions, oldest first; a worker takes the last of them and its direct successor."""
 
 metadata = MetaData(
@@ -40,6 +41,10 @@ metadata = MetaData(
 
 def _now(name: str) -> Column[object]:
     return Column(name, DateTime(timezone=True), nullable=False, server_default=func.now())
+
+
+def _moment(name: str, comment: str | None = None) -> Column[object]:
+    return Column(name, DateTime(timezone=True), comment=comment)
 
 
 def _count(name: str) -> Column[int]:
@@ -77,6 +82,11 @@ progress = Table(
     _count("outputs"),
     _count("dead_lettered"),
     _count("skipped"),
+    _count("duplicates"),
+    Column("tried_offset", BigInteger, comment="of the message that is tried again"),
+    Column("attempts", Integer, nullable=False, server_default="0", comment="at it"),
+    _moment("first_failed_at"),
+    _moment("retry_at", "not tried before"),
     _now("created_at"),
     _now("updated_at"),
     UniqueConstraint("cluster_id", "group_id", "topic", "topic_id", "partition"),
@@ -116,7 +126,38 @@ dead_letters = Table(
     Column("trace", Text),
     Column("attempts", Integer, nullable=False),
     _now("created_at"),
+    Column("state", Text, nullable=False, server_default="failed"),
+    Column("fingerprint", Text, nullable=False, server_default=""),
+    _now("first_failed_at"),
+    _now("last_failed_at"),
+    Column("parked_behind", BigInteger, comment="the letter that its key waits for"),
+    Column("replacement", LargeBinary, comment="a repaired value"),
+    _moment("edited_at", "the value is replaced"),
+    Column("replays", Integer, nullable=False, server_default="0"),
+    Column("requested_by", Text),
+    _moment("requested_at"),
+    Column("resolved_by", Text),
+    _moment("resolved_at"),
+    CheckConstraint(
+        "state IN ('failed', 'parked', 'pending', 'replayed', 'discarded')", name="state"
+    ),
     Index(None, "group_id", "topic", "partition", "offset"),
+    Index(None, "group_id", "fingerprint"),
+    Index(
+        "dead_letters_parked_behind_idx",
+        "parked_behind",
+        "id",
+        postgresql_where=text("parked_behind IS NOT NULL"),
+    ),
+)
+
+parked_keys = Table(
+    "parked_keys",
+    metadata,
+    Column("progress_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("key_digest", Text, primary_key=True, comment="SHA-256, hexadecimal"),
+    Column("letter_id", BigInteger, nullable=False, comment="what the key waits for"),
+    _now("since"),
 )
 
 slots = Table(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any, LiteralString, Protocol
 
 from sqlalchemy import Executable, Table
 
@@ -38,6 +38,13 @@ class Session(Protocol):
     def fetch_one(self, statement: Statement, parameters: Parameters) -> Row | None: ...
 
     def fetch_all(self, statement: Statement, parameters: Parameters) -> list[Row]: ...
+
+    def ask(self, query: LiteralString, parameters: Sequence[Any]) -> list[Row]:
+        """For the engine: a statement of its own, in the same transaction, before the handlers.
+
+        :raises Doubt: for every error: none of them is a message's.
+        """
+        ...
 
 
 class Transaction:

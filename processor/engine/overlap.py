@@ -11,7 +11,7 @@ from concurrent.futures import Future
 from contextvars import copy_context
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, LiteralString
 
 from processor.engine.batch import Partition, Slice
 from processor.engine.batches import Batch, Batches, Ended
@@ -134,6 +134,9 @@ class Behind:
 
     def fetch_all(self, statement: Statement, parameters: Parameters) -> list[Any]:
         return self._ours().fetch_all(statement, parameters)
+
+    def ask(self, query: LiteralString, parameters: Sequence[Any]) -> list[Row]:
+        return self._ours().ask(query, parameters)
 
     def _ours(self) -> Session:
         """:raises Overtaken: when the batch before did not take effect."""

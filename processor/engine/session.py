@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any
+from typing import Any, LiteralString
 
 import psycopg
 from psycopg.pq import TransactionStatus
 from sqlalchemy import Executable
 from sqlalchemy.sql import ClauseElement
 
-from processor.engine.database import Connection, of_handler, text
+from processor.engine.database import Connection, doubtful, of_handler, text
 from processor.engine.statements import (
     DIALECT,
     bind_processors,
@@ -110,6 +110,12 @@ class PostgresSession:
     def fetch_all(self, statement: Statement, parameters: Parameters) -> list[Row]:
         with self._watched() as connection:
             return self._run(connection, statement, parameters).fetchall()
+
+    def ask(self, query: LiteralString, parameters: Sequence[Any]) -> list[Row]:
+        connection = self._connection()
+        with doubtful("look up"):
+            cursor = connection.execute(query, parameters)
+            return cursor.fetchall() if cursor.description else []
 
     def _run(
         self, connection: Connection, statement: Statement, parameters: Parameters

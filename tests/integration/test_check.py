@@ -68,7 +68,7 @@ def test_everything_that_is_missing_is_found_at_once(run: CommandLine, group: st
     assert errors(found) == [
         f"{group}-in does not exist",
         f"{group}-out does not exist",
-        "the database has no schema 'processor', this version needs revision 0002",
+        "the database has no schema 'processor', this version needs revision 0003",
         "table seen does not exist",
     ]
 

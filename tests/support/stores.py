@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -34,6 +34,10 @@ class ListSession:
 
     def fetch_all(self, statement: Statement, parameters: Parameters) -> list[Row]:
         self._do(("fetch", statement, parameters))
+        return []
+
+    def ask(self, query: str, parameters: Sequence[Any]) -> list[Row]:
+        self._do(("ask", query, parameters))
         return []
 
     def _do(self, write: Any) -> None:
