@@ -17,7 +17,8 @@ import psycopg
 
 from processor.engine.batch import Handled, Slice
 from processor.engine.failures import Doubt, Restart
-from processor.engine.handling import Handling, Limits
+from processor.engine.handling import Handling
+from processor.engine.limits import Limits
 from processor.engine.messages import start, step_past
 from processor.engine.steps import Step, Steps
 from processor.engine.triage import Verdict
