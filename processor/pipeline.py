@@ -18,6 +18,7 @@ from typing import Any, Literal, TypeVar
 
 from sqlalchemy import MetaData
 
+from processor import codecs
 from processor.binding import Handler, OnFailure, bind, bind_batch
 from processor.errors import PipelineError
 from processor.message import Topic
@@ -38,6 +39,8 @@ class Pipeline:
     :param isolation: the isolation level of the Postgres transaction.
     :param max_dead_letter_ratio: of a partition's last 200 messages; where more would be
         dead-lettered it halts instead, because then it is the deployment that is bad. 1: never.
+    :param dead_letter_topic: dead letters are also produced to this topic, in the same transaction,
+        with what went wrong in their headers.
     """
 
     def __init__(
@@ -49,6 +52,7 @@ class Pipeline:
         unknown: Unknown = "dead-letter",
         isolation: Isolation = "read committed",
         max_dead_letter_ratio: float = 0.5,
+        dead_letter_topic: str | None = None,
     ) -> None:
         if not name:
             raise PipelineError("a pipeline needs a name")
@@ -59,6 +63,9 @@ class Pipeline:
         self.max_dead_letter_ratio = max_dead_letter_ratio
         self.name = name
         self.outputs = {topic.name: topic for topic in map(Topic.of, outputs)}
+        self.dead_letter_topic = dead_letter_topic
+        if dead_letter_topic is not None:
+            self.outputs.setdefault(dead_letter_topic, Topic(dead_letter_topic, codecs.raw))
         self.tables = tables
         self.isolation = isolation
         self.routes: dict[str, Route] = {}

@@ -22,6 +22,7 @@ from processor.engine.clock import Clock, MonotonicClock
 from processor.engine.cluster import Cluster
 from processor.engine.consumer import Consumer
 from processor.engine.database import Database, application_name
+from processor.engine.dead_letter_topic import DeadLetterTopic
 from processor.engine.failures import ReadFailed
 from processor.engine.flow_control import FlowControl
 from processor.engine.handling import Handling
@@ -156,16 +157,19 @@ def assemble(
         settings.kafka.transaction_timeout_seconds,
         steps,
     )
+    sealer = Sealer(pipeline.outputs, max_bytes, partition_counts(cluster, pipeline), rules)
+    letters = pipeline.dead_letter_topic and DeadLetterTopic(pipeline.dead_letter_topic, sealer)
+    triage = Triage(pipeline.max_dead_letter_ratio, clock.now, letters or None)
     handling = Handling(
         pipeline.routes,
-        Sealer(pipeline.outputs, max_bytes, partition_counts(cluster, pipeline), rules),
+        sealer,
         store,
         steps,
         settings.batch_max_output_bytes,
         settings.kafka.max_poll_interval_seconds,
         settings.batch_max_seconds,
         clock.now,
-        Triage(pipeline.max_dead_letter_ratio),
+        triage,
     )
     isolation = Isolation(handling, steps)
     batches = Batches(
@@ -210,6 +214,7 @@ def assemble(
         start_position(settings.start_from),
         settings.halt_recheck_seconds,
         target,
+        triage.remember,
     )
     worker.housekeeping = Housekeeping(
         cluster,

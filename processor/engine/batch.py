@@ -70,6 +70,10 @@ class DeadLetter:
     reason: str
     trace: str | None
     attempts: int
+    fingerprint: str = ""
+    """The same for errors of one kind."""
+    failing_seconds: float = 0.0
+    """How long before this it failed first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +86,16 @@ class Stop:
     reason: str
     detail: str
     retry_after_seconds: float | None
+    tried: Tried | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """A message that is to be tried again: how often it was, and since when it fails."""
+
+    offset: int
+    attempts: int
+    failing_seconds: float
 
 
 @dataclass(slots=True)

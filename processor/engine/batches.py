@@ -16,7 +16,7 @@ from processor.engine.isolation import Isolation
 from processor.engine.outbox import seal
 from processor.engine.partitions import Partitions
 from processor.engine.publisher import Publisher
-from processor.engine.store import Advance, Store
+from processor.engine.store import Advance, Postponed, Store
 from processor.transaction import Session
 
 MAX_RESTARTS = 5
@@ -78,6 +78,7 @@ class Effects:
     handled: Sequence[Handled]
     moved: Sequence[Handled]
     advances: Sequence[Advance]
+    postponed: Sequence[Postponed]
     sent: bool
     """Its outputs are on their way."""
     stored: bool = False
@@ -186,7 +187,8 @@ class Batches:
         return Ended(batch, batch.effects.handled, batch.tried_at - batch.began)
 
     def _persist(self, batch: Batch) -> None:
-        """All at once; with care if a handler fails, and in groups if the database refuses.
+        """All at once; with care if a handler fails, and in groups if the database refuses, or if
+        deadlocks do not end: then the message that meets them stops its partition alone.
 
         :raises Doubt: what stands is for recovery to find out.
         """
@@ -202,6 +204,7 @@ class Batches:
                 raise failure
             if isinstance(failure, Restart):
                 self._cautious = CAUTIOUS_BATCHES
+                alone = alone or attempt + 1 >= MAX_RESTARTS
                 self._clock.sleep(random.uniform(0.005, 0.02) * 2**attempt)  # noqa: S311
             elif batch.run is None and not batch.careful and not self._suspicious:
                 self._careful = CAREFUL_BATCHES
@@ -210,7 +213,7 @@ class Batches:
                 self._cautious = CAUTIOUS_BATCHES
                 alone = True
             self._once_more(batch, alone)
-        raise Doubt("deadlocks or serialization failures do not end")
+        raise Doubt("serialization failures do not end")
 
     def _once_more(self, batch: Batch, alone: bool) -> None:
         batch.run = None
@@ -251,11 +254,12 @@ class Batches:
             offsets = [offset_of(self._partitions[each.partition], each.next) for each in moved]
             self._publisher.prepare()
             self._publisher.send(entries, offsets, batch.snapshot)
-        return Effects(handled, moved, advances, bool(entries))
+        postponed = [found for each in handled if (found := self._postponed(each))]
+        return Effects(handled, moved, advances, postponed, bool(entries))
 
     def _take_effect(self, batch: Batch, effects: Effects) -> None:
         """Postgres commits, and then Kafka: never before that commit is known."""
-        if effects.moved:
+        if effects.moved or effects.postponed:
             self._write(effects)
             self._store.commit_written()
             if effects.sent:
@@ -265,9 +269,19 @@ class Batches:
         batch.effects, batch.landed, batch.tried_at = effects, True, self._clock.now()
 
     def _write(self, effects: Effects) -> None:
-        if effects.moved and not effects.stored:
-            self._store.write(effects.advances, self._topics(effects.moved))
+        if (effects.moved or effects.postponed) and not effects.stored:
+            topics = self._topics(effects.moved)
+            self._store.write(effects.advances, topics, effects.postponed)
             effects.stored = True
+
+    def _postponed(self, handled: Handled) -> Postponed | None:
+        stop = handled.stop
+        if stop is None or stop.tried is None or stop.retry_after_seconds is None:
+            return None
+        row = row_of(self._partitions[handled.partition])
+        return Postponed(
+            row.id, row.lineage, row.token, handled.next, stop.tried, stop.retry_after_seconds
+        )
 
     def _advance(self, handled: Handled) -> Advance:
         owned = self._partitions[handled.partition]

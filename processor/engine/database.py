@@ -17,6 +17,7 @@ from psycopg.pq import PipelineStatus
 from processor.dsn import psycopg_url
 from processor.engine.failures import (
     DatabaseDoubt,
+    Deadlock,
     Restart,
     StatementFailed,
     StatementRefused,
@@ -266,7 +267,9 @@ def classified(error: psycopg.Error, connection: Connection) -> Exception:
         # Found by the client: a value that cannot be adapted is the message's.
         data = isinstance(error, (psycopg.DataError, psycopg.ProgrammingError))
         return StatementFailed(told(error)) if data else DatabaseDoubt(told(error))
-    if state in ("40001", "40P01"):
+    if state == "40P01":
+        return Deadlock(told(error))
+    if state == "40001":
         return Restart(told(error))
     if state[:2] in ("22", "23") or state == "P0001":
         return StatementFailed(told(error))

@@ -56,6 +56,10 @@ class Restart(Exception):
     """A deadlock or a serialization failure: run the same batch again."""
 
 
+class Deadlock(Restart):
+    """Two transactions waited for each other, and Postgres has chosen this one to give way."""
+
+
 class Overtaken(Exception):
     """The batch before did not take effect as it was: what was handled behind it is handled again.
 

@@ -276,7 +276,7 @@ class Handling:
             handled.stop = Stop(HALT_UNKNOWN_TYPE, told, None)
         else:
             headers = self.headers_if_any(handled.partition, raw)
-            self.triage.dead_letter(handled, raw, None, error, 1, headers)
+            self.triage.dead_letter(handled, raw, None, error, None, headers)
 
     def headers(self, partition: Partition, raw: Any) -> Headers:
         """The message's headers.

@@ -16,7 +16,7 @@ from typing import Any
 import psycopg
 
 from processor.engine.batch import Handled, Slice
-from processor.engine.failures import Doubt, Restart
+from processor.engine.failures import Deadlock, Doubt, Restart
 from processor.engine.handling import Handling
 from processor.engine.limits import Limits
 from processor.engine.messages import start, step_past
@@ -53,7 +53,7 @@ class Isolation:
         """Handle every message as far as possible; a partition that has to wait stops there.
 
         :raises Doubt: when the database connection is lost.
-        :raises Restart: for a deadlock or a serialization failure.
+        :raises Restart: for a serialization failure; a deadlock is undone with its savepoint.
         """
         self.failures = 0
         limits = self._handling.limits()
@@ -152,7 +152,7 @@ class Isolation:
         except Exception as raised:
             # What the database said counts, whatever the handler has made of it.
             error = tx.failure or store.session.failure or raised
-            if isinstance(error, (Doubt, Restart)):
+            if isinstance(error, (Doubt, Restart)) and not isinstance(error, Deadlock):
                 raise error from raised
             store.rollback_to_savepoint()
             if handling and not self._handling.is_batch(handled.partition):

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 from secrets import token_hex
 from typing import Any
 
-from processor.engine.batch import Committed, OutboxEntry, Partition
+from processor.engine.batch import Committed, OutboxEntry, Partition, Tried
 from processor.engine.database import Connection
 from processor.engine.outbox import OutboxDamaged, decode_entry
 from processor.engine.recovery import Intent, Manifest, Row
@@ -264,7 +265,17 @@ def _row(found: tuple[Any, ...]) -> Row:
         initial_partitions=found[14],
         untouched=found[15],
         token_ends=found[16],
+        tried=_tried(*found[17:20]),
+        retry_seconds=_seconds(found[20]),
     )
+
+
+def _tried(offset: int | None, attempts: int, failing: timedelta | None) -> Tried | None:
+    return None if offset is None else Tried(offset, attempts, _seconds(failing))
+
+
+def _seconds(span: timedelta | None) -> float:
+    return 0.0 if span is None else max(0.0, span.total_seconds())
 
 
 def _manifest(
@@ -311,7 +322,9 @@ _LOCK = """
 SELECT p.cluster_id, p.topic, p.partition, p.id, p.topic_id,
     p.next_offset, p.published_offset, p.verified_offset, p.lineage, p.token, p.tokens_in_k,
     p.system_identifier, p.intent, p.leader_epoch, p.initial_partitions,
-    p.handled + p.dead_lettered + p.skipped = 0, p.token_ends, p.superseded_at IS NOT NULL
+    p.handled + p.dead_lettered + p.skipped = 0, p.token_ends,
+    p.tried_offset, p.attempts, now() - p.first_failed_at, p.retry_at - now(),
+    p.superseded_at IS NOT NULL
 FROM processor.progress p
 JOIN unnest(%s::text[], %s::int[]) AS wanted (topic, partition)
     ON p.topic = wanted.topic AND p.partition = wanted.partition

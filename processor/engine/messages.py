@@ -5,14 +5,16 @@ No I/O, and nothing of the batch around it.
 
 from __future__ import annotations
 
+import re
 import traceback
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from types import GeneratorType
 from typing import Any
 
 from processor.binding import Handler
-from processor.engine.batch import DeadLetter, Handled, Slice
+from processor.engine.batch import DeadLetter, Handled, Partition, Slice
 from processor.errors import PipelineError
 from processor.message import Headers, Message, Output
 
@@ -65,31 +67,53 @@ def text_of(error: BaseException) -> str:
         return f"{type(error).__name__} without a text"
 
 
-def reject(
-    handled: Handled,
+def dead_letter(
+    partition: Partition,
     raw: Any,
     handler: Handler | None,
     error: BaseException,
     attempts: int,
     headers: Headers,
-) -> None:
-    """Set one message aside; the partition goes on."""
+    failing_seconds: float,
+) -> DeadLetter:
+    """A message that is set aside, and all that will be asked of it."""
     cause = error.__cause__ if error.__cause__ is not None else error
+    name = None if handler is None else handler.name
     trace = None
     if handler is not None:
         trace = "".join(traceback.format_exception(cause, limit=20))[-8_000:]
-    handled.dead_letters.append(
-        DeadLetter(
-            partition=handled.partition,
-            offset=raw.offset(),
-            key=raw.key(),
-            value=raw.value(),
-            headers=headers,
-            timestamp=timestamp_of(raw),
-            handler=None if handler is None else handler.name,
-            error=type(cause).__name__,
-            reason=text_of(error)[:2_000],
-            trace=trace,
-            attempts=attempts,
-        )
+    reason = text_of(error)[:2_000]
+    return DeadLetter(
+        partition=partition,
+        offset=raw.offset(),
+        key=raw.key(),
+        value=raw.value(),
+        headers=headers,
+        timestamp=timestamp_of(raw),
+        handler=name,
+        error=type(cause).__name__,
+        reason=reason,
+        trace=trace,
+        attempts=attempts,
+        fingerprint=fingerprint(partition.topic, name, cause, reason),
+        failing_seconds=failing_seconds,
     )
+
+
+def fingerprint(topic: str, handler: str | None, error: BaseException, reason: str) -> str:
+    """16 hexadecimal digits, the same for errors of one kind.
+
+    That is: of the same class, from the same function, with the same words around whatever numbers,
+    identifiers and quotations the reason holds.
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    function = frames[-1].name if frames else ""
+    words = _VARYING.sub("#", reason.split("\n", 1)[0])
+    kind = "\0".join((topic, handler or "", type(error).__name__, function, words))
+    return sha256(kind.encode("utf-8", "backslashreplace")).hexdigest()[:16]
+
+
+_VARYING = re.compile(
+    r"""'[^']*'|"[^"]*"|\([^()]*\)|\b[0-9a-fA-F]{8}-[0-9a-fA-F-]{27}\b|\b0x[0-9a-fA-F]+\b|\d+"""
+)
+"""What differs between errors of one kind: quotations, what stands in brackets, numbers."""

@@ -6,10 +6,10 @@ stay the same in it; whatever a pass leaves undone the next one decides again.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from processor.engine.batch import Committed, LogRange, Partition
+from processor.engine.batch import Committed, LogRange, Partition, Tried
 from processor.engine.catchup import Catchup, Lagging, Unpublished
 from processor.engine.clock import Clock
 from processor.engine.cluster import UNSTABLE, Cluster, TopicFacts
@@ -36,6 +36,7 @@ from processor.engine.recovery import (
     decide,
     read_metadata,
 )
+from processor.engine.triage import RETRY
 
 SECOND_READING_SECONDS = 1.0
 WAITING_AFTER_SECONDS = 5.0
@@ -71,8 +72,12 @@ class Recoverer:
         start_from: str | int,
         halt_recheck_seconds: float,
         target: str = "PIPELINE",
+        remember: Callable[[Partition, Tried], None] = lambda *_: None,
     ) -> None:
-        """:param target: how a command names the pipeline or the group."""
+        """:param target: how a command names the pipeline or the group.
+        :param remember: told of messages that were tried before.
+        """
+        self._remember = remember
         self._cluster = cluster
         self._ledger = ledger
         self._publisher = publisher
@@ -281,8 +286,22 @@ class Recoverer:
             if each.state is State.HALTED:
                 self._partitions.move(each, State.RECOVERING)
             self._partitions.move(each, State.RUNNING)
-            positions[each.partition] = (row.next_offset, row.leader_epoch)
+            if not self._postponed(each, row):
+                positions[each.partition] = (row.next_offset, row.leader_epoch)
         self._consumer.start(positions)
+
+    def _postponed(self, each: Owned, row: Row) -> bool:
+        """Whether its next message is not to be tried before a while."""
+        tried = row.tried
+        if tried is None or tried.offset < row.next_offset:
+            return False
+        self._remember(each.partition, tried)
+        if row.retry_seconds <= 0:
+            return False
+        each.due = self._clock() + row.retry_seconds
+        detail = f"offset {tried.offset} has failed {tried.attempts} times"
+        self._partitions.move(each, State.BACKING_OFF, RETRY, detail)
+        return True
 
     def _halt(self, each: Owned, decision: HaltAt) -> None:
         """A halt needs two complete, equal readings a second apart."""

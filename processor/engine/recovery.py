@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from processor.engine.batch import Committed, LogRange, Partition
+from processor.engine.batch import Committed, LogRange, Partition, Tried
 from processor.engine.halts import Halt
 
 METADATA_PREFIX = "processor"
@@ -47,6 +47,10 @@ class Row:
     """No message of it was ever handled, skipped or dead-lettered."""
     token_ends: Mapping[str, int] = field(default_factory=dict)
     """The H at which each earlier token was replaced, where that was written down."""
+    tried: Tried | None = None
+    """The message that was last to be tried again; below H it is done."""
+    retry_seconds: float = 0.0
+    """Until then."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
 import msgspec
 
-from processor.engine.batch import DeadLetter, OutboxEntry
+from processor.engine.batch import DeadLetter, OutboxEntry, Tried
 from processor.engine.database import Connection, Cursor, Database, doubtful
 from processor.engine.failures import DatabaseDoubt, Doubt, OwnerChanged
 from processor.engine.session import PostgresSession
@@ -41,12 +42,24 @@ class Advance:
 
 
 @dataclass(frozen=True, slots=True)
+class Postponed:
+    """A partition that stands in front of a message which is tried again later."""
+
+    progress_id: int
+    lineage: str
+    token: str
+    next: int
+    tried: Tried
+    retry_after_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class _Written:
     """Statements under way that tell how many rows they hit."""
 
     advances: Sequence[Advance]
     lengthened: Sequence[tuple[Advance, Cursor]]
-    moved: Cursor
+    moved: Cursor | None
 
     def check(self) -> None:
         """:raises OwnerChanged: when a row that is ours alone was not as we know it."""
@@ -54,6 +67,8 @@ class _Written:
         if gone:
             # Its end was not sent as K, and nobody else lengthens it.
             raise OwnerChanged(f"the outbox row at {gone[0]} is gone")
+        if self.moved is None:
+            return
         row = self.moved.fetchone()
         left = len(self.advances) - (row[0] if row else 0)
         if left:
@@ -121,19 +136,27 @@ class Store:
             self.rollback()
             raise
 
-    def write(self, advances: Sequence[Advance], topics: dict[int, tuple[str, str]]) -> None:
+    def write(
+        self,
+        advances: Sequence[Advance],
+        topics: dict[int, tuple[str, str]],
+        postponed: Sequence[Postponed] = (),
+    ) -> None:
         """Write outbox, dead letters and progress; :meth:`commit_written` is next.
 
         :param topics: name and id of the topic of each progress id.
+        :param postponed: also those that have not moved.
         :raises DatabaseDoubt: for every error of Postgres, unless :meth:`together` tells of it.
         """
         with self._steps.step(Step.STORE), self._apart():
             connection = self._open()
             # First, because of its row locks: they lead the next owner to a session that has
             # stopped in the middle of this, and would keep it waiting with what follows.
-            moved = _compare_and_set(connection, advances)
+            moved = _compare_and_set(connection, advances) if advances else None
             lengthened = self._write_outbox(connection, advances)
             self._write_dead_letters(connection, advances, topics)
+            for each in postponed:
+                _postpone(connection, each)
             self._written = _Written(advances, lengthened, moved)
 
     def commit_written(self) -> None:
@@ -206,8 +229,8 @@ SELECT * FROM unnest(%s::bigint[], %s::bigint[], %s::bigint[], %s::int[], %s::bi
 _INSERT_DEAD_LETTER = """
 INSERT INTO processor.dead_letters
     (group_id, topic, topic_id, partition, "offset", key, value, headers, "timestamp",
-     handler, error, reason, trace, attempts)
-VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+     handler, error, reason, trace, attempts, fingerprint, first_failed_at)
+VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, now() - %s::interval)
 """
 
 _COMPARE_AND_SET = """
@@ -269,6 +292,26 @@ def _extend(connection: Connection, advance: Advance) -> Cursor:
     )
 
 
+def _postpone(connection: Connection, each: Postponed) -> None:
+    """Nothing depends on it but when the message is tried again: no row hit is no doubt."""
+    tried = each.tried
+    connection.execute(
+        "UPDATE processor.progress SET tried_offset = %s, attempts = %s,"
+        " first_failed_at = now() - %s::interval, retry_at = now() + %s::interval"
+        " WHERE id = %s AND lineage = %s AND token = %s AND next_offset = %s",
+        (
+            tried.offset,
+            tried.attempts,
+            timedelta(seconds=tried.failing_seconds),
+            timedelta(seconds=each.retry_after_seconds),
+            each.progress_id,
+            each.lineage,
+            each.token,
+            each.next,
+        ),
+    )
+
+
 def _outbox_columns(entries: Sequence[OutboxEntry]) -> list[object]:
     return [
         _numbers(e.progress_id for e in entries),
@@ -298,6 +341,8 @@ def _dead_letter_row(letter: DeadLetter) -> tuple[object, ...]:
         _storable(letter.reason),
         None if letter.trace is None else _storable(letter.trace),
         letter.attempts,
+        letter.fingerprint,
+        timedelta(seconds=letter.failing_seconds),
     )
 
 

@@ -8,24 +8,31 @@ last ones is no matter of single messages, and the partition halts.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from enum import Enum
+from time import monotonic
 from typing import Any
 
 from processor.binding import Handler
-from processor.engine.batch import Handled, Partition, Stop
-from processor.engine.failures import StatementFailed, StatementRefused
-from processor.engine.messages import Decoded, reject, text_of
+from processor.engine.batch import Handled, Partition, Stop, Tried
+from processor.engine.dead_letter_topic import DeadLetterTopic
+from processor.engine.failures import Deadlock, StatementFailed, StatementRefused
+from processor.engine.messages import Decoded, dead_letter, text_of
 from processor.errors import Halt, PipelineError, Reject, Retry
 from processor.message import Headers
 
 FIRST_RETRY_SECONDS = 0.5
 MAX_RETRY_SECONDS = 300.0
+RETRY = "retry"
+PIPELINE_ERROR = "pipeline-error"
 JITTER = 0.2
 """A wait is longer by up to so much of it: partitions that failed together do not return so."""
 DATABASE_REFUSED = "database-refused"
 MESSAGE_FAILED = "message-failed"
 TOO_MANY_DEAD_LETTERS = "too-many-dead-letters"
+DEADLOCKS = 3
+"""In a row; then the partition waits for a while, and the others go on."""
 WATCHED_MESSAGES = 200
 SNAPSHOTS = 4
 """A batch may be handled again, and another one behind it, before either has ended."""
@@ -40,44 +47,74 @@ class Verdict(Enum):
     """The partition goes no further."""
 
 
+@dataclass(slots=True)
+class Tries:
+    """Of one message."""
+
+    since: float
+    """When it failed first (monotonic seconds)."""
+    attempts: int = 0
+    refusals: int = 0
+    """By the database, for reasons that are not the message's."""
+
+
 class Triage:
     """Decides for all partitions of a worker."""
 
-    def __init__(self, max_dead_letter_ratio: float = 1.0) -> None:
-        """:param max_dead_letter_ratio: of the last 200 messages of a partition."""
+    def __init__(
+        self,
+        max_dead_letter_ratio: float = 1.0,
+        clock: Callable[[], float] = monotonic,
+        topic: DeadLetterTopic | None = None,
+    ) -> None:
+        """:param max_dead_letter_ratio: of the last 200 messages of a partition.
+        :param topic: where dead letters are produced to as well.
+        """
+        self._topic = topic
         self._most = int(max_dead_letter_ratio * WATCHED_MESSAGES)
-        self._attempts: dict[tuple[str, int, int], int] = {}
-        self._refusals: dict[tuple[str, int, int], int] = {}
+        self._clock = clock
+        self._tries: dict[tuple[str, int, int], Tries] = {}
         self._letters: dict[Partition, dict[int, Sequence[int]]] = {}
 
     def failed(
         self, decoded: Decoded, handled: Handled, error: Exception, headers: Headers
     ) -> Verdict:
         """A try of a message's handler has failed, with nothing of it left."""
-        place = (*handled.partition, decoded.raw.offset())
-        told = f"{decoded.handler.name} at offset {decoded.raw.offset()}: {text_of(error)}"
-        if isinstance(error, StatementRefused):
-            refusals = self._refusals[place] = self._refusals.get(place, 0) + 1
-            handled.stop = Stop(DATABASE_REFUSED, told, back_off_seconds(refusals))
+        offset = decoded.raw.offset()
+        tries = self._tries_of(handled.partition, offset)
+        told = f"{decoded.handler.name} at offset {offset}: {text_of(error)}"
+        if isinstance(error, (StatementRefused, Deadlock)):
+            tries.refusals += 1
+            if isinstance(error, Deadlock) and tries.refusals % DEADLOCKS:
+                return Verdict.AGAIN
+            handled.stop = Stop(DATABASE_REFUSED, told, back_off_seconds(tries.refusals))
             return Verdict.STOP
-        attempts = self._attempts[place] = self._attempts.get(place, 0) + 1
-        handled.stop = _stop(error, told, attempts, decoded.handler.max_attempts)
+        tries.attempts += 1
+        handled.stop = self._stop(decoded, error, told, tries)
         if handled.stop is not None:
             return Verdict.STOP
-        if attempts < decoded.handler.max_attempts and not _is_final(error):
+        if tries.attempts < decoded.handler.max_attempts and not _is_final(error):
             return Verdict.AGAIN
-        verdict = self._set_aside(decoded, handled, error, attempts, told, headers)
+        verdict = self._set_aside(decoded, handled, error, tries, told, headers)
         if verdict is Verdict.DONE:
-            del self._attempts[place]
+            self.passed(handled.partition, offset)
         return verdict
 
-    def settled(self, partition: Partition, below: int) -> None:
-        """What lies below an offset has taken effect: nothing of it is to be remembered."""
-        for counts in (self._attempts, self._refusals):
-            if counts:
-                done = [at for at in counts if at[:2] == partition and at[2] < below]
-                for at in done:
-                    del counts[at]
+    def remember(self, partition: Partition, tried: Tried) -> None:
+        """Of a message that another run, or another worker, has tried before."""
+        tries = self._tries_of(partition, tried.offset)
+        tries.attempts = max(tries.attempts, tried.attempts)
+        tries.since = min(tries.since, self._clock() - tried.failing_seconds)
+
+    def passed(self, partition: Partition, offset: int) -> None:
+        """The message is done: nothing of it is to be remembered."""
+        self._tries.pop((*partition, offset), None)
+
+    def settled(self, partition: Partition, next_offset: int) -> None:
+        """All before this offset has taken effect."""
+        for place in [each for each in self._tries if each[:2] == partition]:
+            if place[2] < next_offset:
+                del self._tries[place]
 
     def dead_letter(
         self,
@@ -85,7 +122,7 @@ class Triage:
         raw: Any,
         handler: Handler | None,
         error: Exception,
-        attempts: int,
+        tries: Tries | None,
         headers: Headers,
     ) -> Verdict:
         """Set it aside, unless too many are: its partition halts in front of it then."""
@@ -101,7 +138,18 @@ class Triage:
                 None,
             )
             return Verdict.STOP
-        reject(handled, raw, handler, error, attempts, headers)
+        attempts, since = (tries.attempts, tries.since) if tries else (1, self._clock())
+        failing = self._clock() - since
+        letter = dead_letter(handled.partition, raw, handler, error, attempts, headers, failing)
+        if self._topic is not None:
+            try:
+                record, size = self._topic.record(letter)
+            except PipelineError as refused:
+                handled.stop = Stop(PIPELINE_ERROR, f"offset {raw.offset()}: {refused}", None)
+                return Verdict.STOP
+            handled.records.append(record)
+            handled.output_bytes += size
+        handled.dead_letters.append(letter)
         handled.letters_at = [*recent, at]
         return Verdict.DONE
 
@@ -122,6 +170,25 @@ class Triage:
         while len(known) > SNAPSHOTS:
             del known[next(iter(known))]
 
+    def _tries_of(self, partition: Partition, offset: int) -> Tries:
+        place = (*partition, offset)
+        tries = self._tries.get(place)
+        if tries is None:
+            tries = self._tries[place] = Tries(self._clock())
+        return tries
+
+    def _stop(self, decoded: Decoded, error: Exception, told: str, tries: Tries) -> Stop | None:
+        """Why this error stops the partition; None where only its message is concerned."""
+        if isinstance(error, Halt):
+            return Stop("handler-halt", told, None)
+        if isinstance(error, PipelineError):
+            return Stop(PIPELINE_ERROR, told, None)
+        if isinstance(error, Retry) and tries.attempts < decoded.handler.max_attempts:
+            failing = self._clock() - tries.since
+            tried = Tried(decoded.raw.offset(), tries.attempts, failing)
+            return Stop(RETRY, told, retry_seconds(error.after, tries.attempts), tried)
+        return None
+
     def _of(self, handled: Handled) -> Sequence[int]:
         """Where messages were set aside: 0 is the slice's first, those before it are negative."""
         if handled.letters_at is None:
@@ -134,7 +201,7 @@ class Triage:
         decoded: Decoded,
         handled: Handled,
         error: Exception,
-        attempts: int,
+        tries: Tries,
         told: str,
         headers: Headers,
     ) -> Verdict:
@@ -145,23 +212,12 @@ class Triage:
         if handler.on_failure == "halt":
             handled.stop = Stop(MESSAGE_FAILED, told, None)
             return Verdict.STOP
-        return self.dead_letter(handled, decoded.raw, handler, error, attempts, headers)
+        return self.dead_letter(handled, decoded.raw, handler, error, tries, headers)
 
 
 def _is_final(error: Exception) -> bool:
     """Whether another try at once would end the same way: the same data, or the handler's word."""
     return isinstance(error, (Reject, StatementFailed))
-
-
-def _stop(error: Exception, told: str, attempts: int, max_attempts: int) -> Stop | None:
-    """Why this error stops the partition; None where only its message is concerned."""
-    if isinstance(error, Halt):
-        return Stop("handler-halt", told, None)
-    if isinstance(error, PipelineError):
-        return Stop("pipeline-error", told, None)
-    if isinstance(error, Retry) and attempts < max_attempts:
-        return Stop("retry", told, retry_seconds(error.after, attempts))
-    return None
 
 
 def retry_seconds(after: float, attempts: int) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -16,8 +17,15 @@ from hypothesis import strategies as st
 from sqlalchemy import Column, Integer, MetaData, Table
 
 from processor import Halt, Message, Output, Pipeline, Reject, Retry, Transaction
-from processor.engine.batch import Handled, Partition, Slice
-from processor.engine.failures import DatabaseDoubt, Restart, StatementFailed, StatementRefused
+from processor.engine.batch import Handled, Partition, Record, Slice, Tried
+from processor.engine.dead_letter_topic import PREFIX, DeadLetterTopic
+from processor.engine.failures import (
+    DatabaseDoubt,
+    Deadlock,
+    Restart,
+    StatementFailed,
+    StatementRefused,
+)
 from processor.engine.handling import HALT_UNKNOWN_TYPE, Handling
 from processor.engine.isolation import Isolation
 from processor.engine.sealing import Sealer
@@ -62,16 +70,19 @@ class Bench:
     def __post_init__(self) -> None:
         store: Any = self.store
         limits = dict.fromkeys(self.pipeline.outputs, self.max_message_bytes)
+        sealer = Sealer(self.pipeline.outputs, limits)
+        name = self.pipeline.dead_letter_topic
+        topic = None if name is None else DeadLetterTopic(name, sealer)
         self.handling = Handling(
             self.pipeline.routes,
-            Sealer(self.pipeline.outputs, limits),
+            sealer,
             store,
             free_steps(),
             self.max_output_bytes,
             limit_seconds=30,
             max_seconds=self.max_seconds,
             clock=lambda: self.now,
-            triage=Triage(self.pipeline.max_dead_letter_ratio),
+            triage=Triage(self.pipeline.max_dead_letter_ratio, topic=topic),
         )
         self.isolation = Isolation(self.handling, free_steps())
 
@@ -106,6 +117,7 @@ def adding(**options: Any) -> Bench:
         outputs=["out"],
         unknown=options.pop("unknown", "dead-letter"),
         max_dead_letter_ratio=ratio,
+        dead_letter_topic=options.pop("dead_letter_topic", None),
     )
     acts: dict[int, Any] = options.pop("acts", {})
     attempts: int = options.pop("max_attempts", 3)
@@ -707,6 +719,104 @@ def test_retries_are_counted_across_batches_and_then_dead_lettered() -> None:
     assert [letter.attempts for letter in outcomes[-1].dead_letters] == [3]
 
 
+def test_attempts_of_another_worker_count_as_well() -> None:
+    bench = adding(acts={1: raising(Retry("later"))}, max_attempts=3)
+    bench.handling.triage.remember(FIRST, Tried(5, 1, 60.0))
+    [handled] = bench.isolation.run([piece([add(1)], 5)])
+    assert handled.stop is not None
+    assert handled.stop.tried is not None
+    assert (handled.stop.tried.offset, handled.stop.tried.attempts) == (5, 2)
+    [handled] = bench.isolation.run([piece([add(1)], 5)])
+    [letter] = handled.dead_letters
+    assert letter.attempts == 3
+    assert 60 <= letter.failing_seconds < 61
+
+
+class TestFingerprint:
+    """Errors of one kind have the same one, whatever their messages hold."""
+
+    @staticmethod
+    def of(*errors: Exception, topic: str = "input") -> list[str]:
+        acts = {n: raising(error) for n, error in enumerate(errors)}
+        bench = adding(acts=acts, max_attempts=1)
+        [handled] = bench.handling.handle([piece(list(map(add, acts)))], careful=True).handled
+        assert [letter.partition.topic for letter in handled.dead_letters] == [topic] * len(errors)
+        return [letter.fingerprint for letter in handled.dead_letters]
+
+    def test_what_varies_with_the_message_does_not_count(self) -> None:
+        one, other = self.of(
+            ValueError("order 17 of 'ann' (id 1f) has no amount"),
+            ValueError("order 18 of 'bob' (id 2f) has no amount"),
+        )
+        assert one == other
+        assert re.fullmatch("[0-9a-f]{16}", one)
+
+    def test_class_and_words_count(self) -> None:
+        assert len(set(self.of(ValueError("a"), KeyError("a"), ValueError("b")))) == 3
+
+
+class TestDeadLetterTopic:
+    """One record for each dead letter, in its place among the outputs."""
+
+    TEXTS = ("exception", "message", "handler", "attempts", "topic", "partition", "offset")
+
+    @staticmethod
+    def bench(error: Exception, **options: Any) -> Bench:
+        return adding(acts={2: raising(error)}, max_attempts=1, dead_letter_topic="dead", **options)
+
+    @staticmethod
+    def told(record: Record) -> dict[str, str]:
+        pairs = [(name, value or b"") for name, value in record.headers]
+        return {name.removeprefix(PREFIX): value.decode() for name, value in pairs}
+
+    @pytest.mark.parametrize("path", ["careful", "isolated"])
+    def test_a_record_says_what_went_wrong(self, path: str) -> None:
+        bench = self.bench(ValueError("no amount"), max_message_bytes=9_000)
+        [handled] = getattr(bench, path)([piece([add(1), add(2), add(3)], 5)])
+        assert [record.topic for record in handled.records] == ["out", "dead", "out"]
+        record, [letter] = handled.records[1], handled.dead_letters
+        assert (record.key, record.value, record.source_offset) == (b"key", add(2), 6)
+        assert record.timestamp == TIMESTAMP + 6
+        told = self.told(record)
+        assert [told[each] for each in self.TEXTS] == [
+            *("ValueError", "no amount", "added", "1", "input", "0", "6")
+        ]
+        assert told["stacktrace"].strip().endswith("ValueError: no amount")
+        assert told["fingerprint"] == letter.fingerprint
+
+    def test_what_cannot_be_decoded_goes_there_too_with_its_headers(self) -> None:
+        bench = self.bench(ValueError(), max_message_bytes=9_000)
+        message = Raw(0, b"{", pairs=[("a", b"1"), ("processor-source", b"of another")])
+        [handled] = bench.handling.run([Slice(FIRST, 0, [message])])
+        [record] = handled.records
+        assert (record.topic, record.value) == ("dead", b"{")
+        assert record.headers[0] == ("a", b"1")
+        assert "processor-source" not in dict(record.headers)
+
+    @pytest.mark.parametrize(
+        ("room", "omitted", "has_value"),
+        [(2_100, None, True), (1_800, "value", False), (1_690, "value, headers", False)],
+    )
+    def test_what_the_topic_does_not_take_is_left_out(
+        self, room: int, omitted: str | None, has_value: bool
+    ) -> None:
+        bench = self.bench(ValueError("x" * 9_000), max_message_bytes=room)
+        message = Raw(0, add(2) + b" " * 200, pairs=[("long", b"y" * 60)])
+        [handled] = bench.handling.handle([Slice(FIRST, 0, [message])], careful=True).handled
+        [record], [letter] = handled.records, handled.dead_letters
+        assert self.told(record).get("omitted") == omitted
+        assert (record.value == message.body) is has_value
+        assert letter.value == message.body
+
+    def test_where_it_takes_none_the_partition_halts(self) -> None:
+        bench = self.bench(ValueError(), max_message_bytes=300)
+        [handled] = bench.careful([piece([add(1), add(2)])])
+        assert handled.stop is not None
+        assert (handled.stop.reason, handled.next) == ("pipeline-error", 1)
+        assert "dead-letter topic 'dead'" in handled.stop.detail
+        assert handled.dead_letters == []
+
+
 def test_a_retry_that_succeeds_is_forgotten() -> None:
     bench = adding(acts={1: raising(Retry("later"), times=2)}, max_attempts=3)
     for _ in range(3):
@@ -732,16 +842,16 @@ def test_what_the_database_refuses_is_never_the_messages_fault() -> None:
     assert (handled.stop, bench.rows) == (None, [1, 2])
 
 
-@pytest.mark.parametrize("error", [DatabaseDoubt("gone"), Restart("deadlock")])
-def test_a_lost_connection_or_a_deadlock_concerns_the_whole_batch(error: Exception) -> None:
+@pytest.mark.parametrize("error", [DatabaseDoubt("gone"), Restart("serialization")])
+def test_a_lost_connection_or_a_lost_race_concerns_the_whole_batch(error: Exception) -> None:
     bench = adding()
     bench.store.session.errors = [StatementFailed("bad"), None, error]
     with pytest.raises(type(error)):
         bench.isolation.run([piece([add(1), add(2)])])
 
 
-@pytest.mark.parametrize("error", [DatabaseDoubt("gone"), Restart("deadlock")])
-def test_a_lost_connection_or_a_deadlock_is_no_attempt_of_the_message(error: Exception) -> None:
+@pytest.mark.parametrize("error", [DatabaseDoubt("gone"), Restart("serialization")])
+def test_a_lost_connection_or_a_lost_race_is_no_attempt_of_the_message(error: Exception) -> None:
     """Infrastructure must not use up a good message's attempts."""
     bench = adding(max_attempts=2, acts={2: raising(ValueError("passes"), times=1)})
     for _ in range(3):
@@ -752,6 +862,20 @@ def test_a_lost_connection_or_a_deadlock_is_no_attempt_of_the_message(error: Exc
     [handled] = bench.isolation.run([piece([add(2)], 0)])
     assert handled.dead_letters == []
     assert bench.rows == [2]
+
+
+def test_a_deadlock_is_tried_again_and_then_stops_the_partition_of_its_message_alone() -> None:
+    bench = adding()
+    deadlock = Deadlock("deadlock detected (40P01)")
+    bench.store.session.errors = [deadlock, deadlock, None]
+    [handled] = bench.isolation.run([piece([add(1)])])
+    assert (handled.stop, bench.rows) == (None, [1])
+    bench = adding()
+    bench.store.session.errors = [deadlock] * 4
+    first, second = bench.isolation.run([piece([add(1), add(2)]), piece([add(3)], 0, SECOND)])
+    assert first.stop is not None
+    assert (first.stop.reason, first.next, first.dead_letters) == ("database-refused", 0, [])
+    assert (second.stop, bench.rows) == (None, [3])
 
 
 def test_a_swallowed_error_undoes_its_message() -> None:

@@ -83,7 +83,7 @@ class Scripted:
             batch.run.handled[0].stop = outcome
         self.told.append(f"end {first}")
         doubt = batch.failure if isinstance(batch.failure, Doubt) else None
-        batch.effects = Effects(batch.run.handled, (), (), sent=False)
+        batch.effects = Effects(batch.run.handled, (), (), (), sent=False)
         return Ended(batch, () if doubt else batch.run.handled, 0.0, doubt)
 
 

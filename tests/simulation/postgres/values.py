@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from datetime import UTC, date, datetime, time
+from datetime import UTC, date, datetime, time, timedelta
 from decimal import ROUND_HALF_UP, Decimal, InvalidOperation
 from functools import lru_cache
 from typing import Any
@@ -182,6 +182,13 @@ def _instant(text: str) -> datetime:
     return at if at.tzinfo else at.replace(tzinfo=UTC)
 
 
+def _interval(value: Any) -> Any:
+    """:raises UnknownStatement: for a text: the fake reads none."""
+    if value is None or isinstance(value, timedelta):
+        return value
+    raise UnknownStatement(f"the interval {value}")
+
+
 _TAKERS: dict[str, Taker] = {
     "text": _text,
     "varchar": _text,
@@ -201,6 +208,7 @@ _TAKERS: dict[str, Taker] = {
     "timestamp": _from_text("timestamp", datetime, datetime.fromisoformat),
     "timestamp without time zone": _from_text("timestamp", datetime, datetime.fromisoformat),
     "timestamptz": _from_text("timestamptz", datetime, _instant),
+    "interval": _interval,
     "timestamp with time zone": _from_text("timestamptz", datetime, _instant),
 }
 
