@@ -53,7 +53,8 @@ def produce(
 ) -> None:
     """Send made-up events to a topic, from a generator of the pipeline."""
     from processor import settings
-    from processor.cli.sending import Pace, Sender, require_topic, send
+    from processor.cli.sending import Pace, require_topic, send
+    from processor.operations.sender import Sender
 
     configured = settings.load()
     source, own_topic = open_generator(generator, users, shares(types), seed)

@@ -28,9 +28,9 @@ def progress_bar() -> AbstractContextManager[Progress]:
     return _stages() if _on_terminal() else nullcontext(_Lines())
 
 
-def sending_bar(count: int) -> AbstractContextManager[Sent]:
+def sending_bar(count: int, what: str = "events") -> AbstractContextManager[Sent]:
     """:param count: how many will be sent; 0 when that is not known."""
-    return _sending(count) if _on_terminal() else nullcontext(_sent_lines(count))
+    return _sending(count) if _on_terminal() else nullcontext(_sent_lines(count, what))
 
 
 def _on_terminal() -> bool:
@@ -154,11 +154,11 @@ def _sending(count: int) -> Iterator[Sent]:
         yield show
 
 
-def _sent_lines(count: int) -> Sent:
+def _sent_lines(count: int, what: str) -> Sent:
     due = _Due()
 
     def show(sent: int) -> None:
         if due.now():
-            note(f"{sent:,} of {count:,} events sent" if count else f"{sent:,} events sent")
+            note(f"{sent:,} of {count:,} {what} sent" if count else f"{sent:,} {what} sent")
 
     return show
