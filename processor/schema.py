@@ -158,6 +158,7 @@ parked_keys = Table(
     Column("key_digest", Text, primary_key=True, comment="SHA-256, hexadecimal"),
     Column("letter_id", BigInteger, nullable=False, comment="what the key waits for"),
     _now("since"),
+    UniqueConstraint("letter_id"),
 )
 
 slots = Table(

@@ -264,7 +264,7 @@ def _selection(
 def _require_choice(chosen: Selection, everything: bool) -> None:
     if chosen.is_everything and not everything:
         raise ConfigurationError(
-            "name letters by ID, --fingerprint, --handler, --topic, --since or --until, or give --all"
+            "name letters by ID, --fingerprint, --handler, --topic, --since or --until; or --all"
         )
 
 

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from secrets import token_hex
 from typing import Any
 
@@ -19,7 +20,7 @@ from processor.engine import faults
 from processor.engine.batches import Batches
 from processor.engine.clients import Clients, KafkaClients, LogLines
 from processor.engine.clock import Clock, MonotonicClock
-from processor.engine.cluster import Cluster
+from processor.engine.cluster import Cluster, TopicFacts
 from processor.engine.consumer import Consumer
 from processor.engine.database import Database, application_name
 from processor.engine.dead_letter_topic import DeadLetterTopic
@@ -40,6 +41,7 @@ from processor.engine.sealing import Rules, Sealer
 from processor.engine.steps import Steps
 from processor.engine.store import Store
 from processor.engine.triage import Triage
+from processor.engine.triggers import replays_topic
 from processor.engine.watchdog import Watchdog
 from processor.engine.worker import Rooms, Worker
 from processor.errors import ConfigurationError, Exit, Unreachable
@@ -148,6 +150,7 @@ def assemble(
     """The worker over given clients and connection; the machine's clock unless there is another."""
     clock = clock or MonotonicClock()
     partitions = Partitions()
+    replays = replays_topic(slot.group_id)
     store = Store(database, slot.group_id, steps)
     ledger = Ledger(database, cluster_id, slot.group_id, steps)
     register = Register(database, cluster_id, slot.group_id, str(slot), steps)
@@ -192,7 +195,7 @@ def assemble(
     )
     worker.consumer = consumer = Consumer(
         clients,
-        pipeline.routes,
+        inputs(pipeline, cluster, replays),
         worker,
         FlowControl(
             settings.batch_max_messages,
@@ -211,7 +214,7 @@ def assemble(
         partitions,
         observer,
         clock,
-        start_position(settings.start_from),
+        partial(start_of, start_position(settings.start_from), replays),
         settings.halt_recheck_seconds,
         target,
         triage.remember,
@@ -229,8 +232,22 @@ def assemble(
         settings.topic_check_seconds,
         incarnation,
         target,
+        replays,
     )
     return worker
+
+
+def inputs(pipeline: Pipeline, cluster: Cluster, replays: str) -> list[str]:
+    """What is consumed: the topics that have handlers, and that of replays if there is one."""
+    topics = list(pipeline.routes)
+    if isinstance(cluster.topics({replays})[replays], TopicFacts):
+        topics.append(replays)
+    return topics
+
+
+def start_of(configured: str | int, replays: str, topic: str) -> str | int:
+    """Where a topic's first start begins: no replay that was asked for is passed over."""
+    return "earliest" if topic == replays else configured
 
 
 def start_position(start_from: str) -> str | int:

@@ -74,6 +74,25 @@ class DeadLetter:
     """The same for errors of one kind."""
     failing_seconds: float = 0.0
     """How long before this it failed first."""
+    holds_key: bool = False
+    """Later messages of its key are parked behind it."""
+    is_parked: bool = False
+    """It has not failed: an earlier message of its key has."""
+
+
+@dataclass(frozen=True, slots=True)
+class Returned:
+    """A dead letter that was handled again and has failed again."""
+
+    letter_id: int
+    queue: int
+    """The letter that its key waits for: itself, or the one that it was parked behind."""
+    attempts: int
+    handler: str | None
+    error: str
+    reason: str
+    trace: str | None
+    fingerprint: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +137,17 @@ class Handled:
     """What its handlers have taken."""
     letters_at: Sequence[int] | None = None
     """Which of the last messages were set aside, once that was asked for (triage)."""
+    replayed: list[int] = field(default_factory=list)
+    """Dead letters whose handler has done its work by now."""
+    returned: list[Returned] = field(default_factory=list)
+    """Dead letters that have failed again."""
+    released: list[int] = field(default_factory=list)
+    """Queues with nothing left in them: their keys flow again."""
+
+    @property
+    def new_keys(self) -> list[bytes]:
+        """Keys whose later messages are parked from now on."""
+        return [each.key for each in self.dead_letters if each.holds_key and each.key is not None]
 
     @property
     def messages(self) -> int:
@@ -135,12 +165,18 @@ class Handled:
             self.skipped,
             self.leader_epoch,
             self.letters_at,
+            len(self.replayed),
+            len(self.returned),
+            len(self.released),
         )
 
     def back_to(self, mark: Mark) -> None:
         """Forget what was done since; nothing had stopped it then."""
         del self.records[mark.records :]
         del self.dead_letters[mark.dead_letters :]
+        del self.replayed[mark.replayed :]
+        del self.returned[mark.returned :]
+        del self.released[mark.released :]
         self.next, self.output_bytes = mark.next, mark.output_bytes
         self.handled, self.skipped = mark.handled, mark.skipped
         self.leader_epoch, self.letters_at = mark.leader_epoch, mark.letters_at
@@ -158,6 +194,9 @@ class Mark(NamedTuple):
     skipped: int
     leader_epoch: int | None
     letters_at: Sequence[int] | None
+    replayed: int
+    returned: int
+    released: int
 
 
 @dataclass(frozen=True, slots=True)

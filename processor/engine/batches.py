@@ -67,8 +67,13 @@ class Ended:
 
     @property
     def whole(self) -> bool:
-        """Whether everything in it was handled and took effect."""
-        return self.doubt is None and not any(each.stop or each.rest for each in self.handled)
+        """Whether it took effect, and what was handled behind it may as well."""
+        return self.doubt is None and not any(map(matters_behind, self.handled))
+
+
+def matters_behind(handled: Handled) -> bool:
+    """Whether a batch behind it would have been handled otherwise, or not at all."""
+    return bool(handled.stop or handled.rest or handled.new_keys)
 
 
 @dataclass(slots=True)
@@ -301,6 +306,9 @@ class Batches:
             handled=handled.handled,
             dead_letters=handled.dead_letters,
             skipped=handled.skipped,
+            replayed=handled.replayed,
+            returned=handled.returned,
+            released=handled.released,
         )
 
     def _topics(self, moved: Sequence[Handled]) -> dict[int, tuple[str, str]]:
@@ -314,6 +322,7 @@ class Batches:
             owned.empty_from = None
         elif owned.empty_from is None:
             owned.empty_from = handled.first
+        owned.parked.update(handled.new_keys)
         owned.next_offset = handled.next
         if handled.leader_epoch is not None:
             owned.leader_epoch = handled.leader_epoch

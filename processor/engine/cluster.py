@@ -31,6 +31,9 @@ ANSWERS_OF_A_COORDINATOR = (KafkaError.GROUP_ID_NOT_FOUND, KafkaError.GROUP_AUTH
 """Refusals after which offsets may be asked for: the coordinator does not know the group, or its
 offsets are refused as well, which is told as it is."""
 
+ANSWERS_OF_A_TOPIC = ("UNKNOWN_TOPIC", "TOPIC_AUTHORIZATION_FAILED")
+"""Refusals of a broker that answers: there is nothing wrong with the connection."""
+
 
 @dataclass(frozen=True, slots=True)
 class TopicFacts:
@@ -77,8 +80,8 @@ class Cluster:
                     found[name] = told(error)
                 else:
                     found[name] = TopicFacts(str(described.topic_id), len(described.partitions))
-            silent = [f for f in found.values() if isinstance(f, str) and "UNKNOWN_TOPIC" not in f]
-            if silent:
+            errors = [each for each in found.values() if isinstance(each, str)]
+            if not all(any(answer in each for answer in ANSWERS_OF_A_TOPIC) for each in errors):
                 self._begin_anew()
         return found
 

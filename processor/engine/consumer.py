@@ -91,6 +91,14 @@ class Consumer:
             on_lost=self._on_lost,
         )
 
+    def add(self, topic: str) -> None:
+        """Consume one more topic; the group is assigned anew."""
+        self._topics = sorted({*self._topics, topic})
+        self.subscribe()
+
+    def consumes(self, topic: str) -> bool:
+        return topic in self._topics
+
     @property
     def owned(self) -> frozenset[Partition]:
         return frozenset(self._owned)

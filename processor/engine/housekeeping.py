@@ -52,8 +52,12 @@ class Housekeeping:
         topic_check_seconds: float,
         incarnation: str,
         target: str = "PIPELINE",
+        replays: str | None = None,
     ) -> None:
-        """:param target: how a command names the pipeline or the group."""
+        """:param target: how a command names the pipeline or the group.
+        :param replays: a topic that is consumed as soon as it exists.
+        """
+        self._replays = replays
         self._target = target
         self._cluster = cluster
         self._ledger = ledger
@@ -86,6 +90,7 @@ class Housekeeping:
             self._report()
         if now >= self._next_check:
             self._next_check = now + self._topic_check_seconds
+            self._look_for_replays()
             self._check_topics(self._partitions.running())
             self._check_rows(self._partitions.running())
         if now >= self._next_publish:
@@ -202,6 +207,15 @@ class Housekeeping:
             ours[1],
             self._verified.get(row.id),
         )
+
+    def _look_for_replays(self) -> None:
+        """The group's topic of replays is made when it is first needed."""
+        topic = self._replays
+        if topic is None or self._consumer.consumes(topic):
+            return
+        if isinstance(self._cluster.topics({topic})[topic], TopicFacts):
+            self._observer.noted("replays-found", topic=topic)
+            self._consumer.add(topic)
 
     def _check_topics(self, running: Sequence[Owned]) -> None:
         """A topic that was recreated is read on in silence otherwise; only its id tells."""

@@ -33,6 +33,8 @@ class Known:
     outbox: tuple[Manifest, ...] = ()
     entries: list[OutboxEntry] = field(default_factory=list)
     """The outbox from K on, whole."""
+    parked: set[bytes] = field(default_factory=set)
+    """Keys whose messages wait behind a dead letter."""
 
 
 class LockedRows:
@@ -69,8 +71,16 @@ class LockedRows:
             partition = Partition(row[1], row[2])
             self._place(self.known[partition], row, topic_ids.get(partition.topic))
         self._look_elsewhere()
+        self._read_parked_keys()
         with self._steps.step(Step.LOAD):
             self._read_outbox(committed)
+
+    def _read_parked_keys(self) -> None:
+        of_row = {known.row.id: known for known in self.known.values() if known.row is not None}
+        if not of_row:
+            return
+        for row_id, key in self._connection.execute(_PARKED_KEYS, (list(of_row),)).fetchall():
+            of_row[row_id].parked.add(key)
 
     def _look_elsewhere(self) -> None:
         """A partition without a row is no start where the topic's others are of another cluster."""
@@ -331,6 +341,13 @@ JOIN unnest(%s::text[], %s::int[]) AS wanted (topic, partition)
 WHERE p.group_id = %s
 ORDER BY p.id
 FOR UPDATE OF p
+"""
+
+_PARKED_KEYS = """
+SELECT k.progress_id, l.key
+FROM processor.parked_keys k
+JOIN unnest(%s::bigint[]) AS wanted (id) ON k.progress_id = wanted.id
+JOIN processor.dead_letters l ON l.id = k.letter_id
 """
 
 _REVIVE = """

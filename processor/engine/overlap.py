@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any, LiteralString
 
 from processor.engine.batch import Partition, Slice
-from processor.engine.batches import Batch, Batches, Ended
+from processor.engine.batches import Batch, Batches, Ended, matters_behind
 from processor.engine.clients import Background
 from processor.engine.failures import Doubt, Overtaken
 from processor.transaction import Parameters, Row, Session, Statement
@@ -92,7 +92,7 @@ class Overlap:
         return Landing(batch, self._background(partial(run, self._batches.land, batch)))
 
     def _is_worth_it(self, batch: Batch) -> bool:
-        if batch.run is None or any(each.stop or each.rest for each in batch.run.handled):
+        if batch.run is None or any(map(matters_behind, batch.run.handled)):
             return False
         return sum(len(each.messages) for each in batch.slices) >= self._min_messages
 

@@ -78,6 +78,8 @@ class Owned:
     suspected: HaltAt | None = None
     """A halt that was decided once; it stands when decided again from the same readings."""
     truncated: bool = False
+    parked: set[bytes] = field(default_factory=set)
+    """Keys whose messages are parked, or were: others release them."""
     refused: bool = False
     """An output topic refuses the outputs; published alone, with back-off, until it takes them."""
 

@@ -52,7 +52,7 @@ FORGOTTEN_REMEDY = (
 class _Plan:
     """What is to be done once the renewed tokens are committed."""
 
-    resume: list[tuple[Owned, Row, Committed]] = field(default_factory=list)
+    resume: list[tuple[Owned, Row, Committed, set[bytes]]] = field(default_factory=list)
     lagging: list[Lagging] = field(default_factory=list)
     unpublished: list[Unpublished] = field(default_factory=list)
 
@@ -69,12 +69,13 @@ class Recoverer:
         partitions: Partitions,
         observer: Observer,
         clock: Clock,
-        start_from: str | int,
+        start_from: Callable[[str], str | int],
         halt_recheck_seconds: float,
         target: str = "PIPELINE",
         remember: Callable[[Partition, Tried], None] = lambda *_: None,
     ) -> None:
-        """:param target: how a command names the pipeline or the group.
+        """:param start_from: where a topic's first start begins.
+        :param target: how a command names the pipeline or the group.
         :param remember: told of messages that were tried before.
         """
         self._remember = remember
@@ -211,7 +212,8 @@ class Recoverer:
         token = rows.renew(row, ours[1] if ours else None, published)
         renewed = replace(row, token=token)
         if isinstance(decision, Resume):
-            plan.resume.append((each, renewed, reading.committed))
+            parked = rows.known[each.partition].parked
+            plan.resume.append((each, renewed, reading.committed, parked))
         elif isinstance(decision, CommitOffset):
             plan.lagging.append(Lagging(each, renewed, decision))
         else:
@@ -242,13 +244,13 @@ class Recoverer:
             if unread:
                 return self._wait(each, unread[0])
             free = [p for p in everything if _known(committed[p]).offset is None]
-            positions = self._cluster.positions(free, self._start_from)
+            positions = self._cluster.positions(free, self._start_from(topic))
             started.add(topic)
             why, initial = "first start", fact.partitions
         else:
             late = number >= initial
             positions = self._cluster.positions(
-                [each.partition], "earliest" if late else self._start_from
+                [each.partition], "earliest" if late else self._start_from(topic)
             )
             why = "partition added" if late else "first start"
         rows.start(
@@ -274,8 +276,8 @@ class Recoverer:
 
     def _resume(self, plan: _Plan) -> None:
         positions = {}
-        for each, row, committed in plan.resume:
-            each.row = row
+        for each, row, committed, parked in plan.resume:
+            each.row, each.parked = row, parked
             each.next_offset = each.sent_offset = each.published_offset = row.next_offset
             ours = read_metadata(committed.metadata)
             each.token_in_k = ours[1] if ours else None

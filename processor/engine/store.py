@@ -7,11 +7,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
-import msgspec
-
-from processor.engine.batch import DeadLetter, OutboxEntry, Tried
+from processor.engine.batch import DeadLetter, OutboxEntry, Returned, Tried
 from processor.engine.database import Connection, Cursor, Database, doubtful
 from processor.engine.failures import DatabaseDoubt, Doubt, OwnerChanged
+from processor.engine.letter_rows import Expected, LetterChanges, write_letters
 from processor.engine.session import PostgresSession
 from processor.engine.steps import Step, Steps
 
@@ -39,6 +38,9 @@ class Advance:
     handled: int = 0
     dead_letters: Sequence[DeadLetter] = ()
     skipped: int = 0
+    replayed: Sequence[int] = ()
+    returned: Sequence[Returned] = ()
+    released: Sequence[int] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,7 @@ class _Written:
     advances: Sequence[Advance]
     lengthened: Sequence[tuple[Advance, Cursor]]
     moved: Cursor | None
+    letters: Sequence[Expected]
 
     def check(self) -> None:
         """:raises OwnerChanged: when a row that is ours alone was not as we know it."""
@@ -67,6 +70,9 @@ class _Written:
         if gone:
             # Its end was not sent as K, and nobody else lengthens it.
             raise OwnerChanged(f"the outbox row at {gone[0]} is gone")
+        for each in self.letters:
+            if each.cursor.rowcount != each.rows:
+                raise OwnerChanged(f"{each.what} is not as it was found")
         if self.moved is None:
             return
         row = self.moved.fetchone()
@@ -154,10 +160,10 @@ class Store:
             # stopped in the middle of this, and would keep it waiting with what follows.
             moved = _compare_and_set(connection, advances) if advances else None
             lengthened = self._write_outbox(connection, advances)
-            self._write_dead_letters(connection, advances, topics)
+            letters = write_letters(connection, self._group_id, _letter_changes(advances, topics))
             for each in postponed:
                 _postpone(connection, each)
-            self._written = _Written(advances, lengthened, moved)
+            self._written = _Written(advances, lengthened, moved, letters)
 
     def commit_written(self) -> None:
         """Commit what was written, once it is known that the compare-and-set hit every row.
@@ -205,32 +211,11 @@ class Store:
             connection.execute(_INSERT_OUTBOX, _outbox_columns(entries))
         return [(a, _extend(connection, a)) for a in advances if a.extends is not None]
 
-    def _write_dead_letters(
-        self,
-        connection: Connection,
-        advances: Sequence[Advance],
-        topics: dict[int, tuple[str, str]],
-    ) -> None:
-        rows = [
-            (self._group_id, *topics[advance.progress_id], *_dead_letter_row(letter))
-            for advance in advances
-            for letter in advance.dead_letters
-        ]
-        if rows:
-            connection.cursor().executemany(_INSERT_DEAD_LETTER, rows)
-
 
 _INSERT_OUTBOX = """
 INSERT INTO processor.outbox
     (progress_id, first_offset, next_offset, output_count, checksum, payload)
 SELECT * FROM unnest(%s::bigint[], %s::bigint[], %s::bigint[], %s::int[], %s::bigint[], %b::bytea[])
-"""
-
-_INSERT_DEAD_LETTER = """
-INSERT INTO processor.dead_letters
-    (group_id, topic, topic_id, partition, "offset", key, value, headers, "timestamp",
-     handler, error, reason, trace, attempts, fingerprint, first_failed_at)
-VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, now() - %s::interval)
 """
 
 _COMPARE_AND_SET = """
@@ -260,6 +245,23 @@ WITH batch AS (
 )
 SELECT count(*) FROM moved
 """
+
+
+def _letter_changes(
+    advances: Sequence[Advance], topics: dict[int, tuple[str, str]]
+) -> list[LetterChanges]:
+    return [
+        LetterChanges(
+            each.progress_id,
+            *topics[each.progress_id],
+            each.dead_letters,
+            each.replayed,
+            each.returned,
+            each.released,
+        )
+        for each in advances
+        if each.dead_letters or each.replayed or each.returned or each.released
+    ]
 
 
 def _compare_and_set(connection: Connection, advances: Sequence[Advance]) -> Cursor:
@@ -326,26 +328,3 @@ def _outbox_columns(entries: Sequence[OutboxEntry]) -> list[object]:
 def _numbers(numbers: Iterable[int | None]) -> str:
     """An array as Postgres reads it: psycopg takes several times as long for a list."""
     return "{" + ",".join("NULL" if n is None else str(n) for n in numbers) + "}"
-
-
-def _dead_letter_row(letter: DeadLetter) -> tuple[object, ...]:
-    return (
-        letter.partition.number,
-        letter.offset,
-        letter.key,
-        letter.value,
-        msgspec.msgpack.encode(list(letter.headers)),
-        letter.timestamp,
-        letter.handler,
-        letter.error,
-        _storable(letter.reason),
-        None if letter.trace is None else _storable(letter.trace),
-        letter.attempts,
-        letter.fingerprint,
-        timedelta(seconds=letter.failing_seconds),
-    )
-
-
-def _storable(text: str) -> str:
-    """Postgres text takes neither NUL nor lone surrogates; a reason may quote a message's."""
-    return text.replace("\x00", "\\x00").encode("utf-8", "backslashreplace").decode()

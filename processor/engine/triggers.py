@@ -14,13 +14,16 @@ import msgspec
 from processor.engine.batch import Partition
 
 SUFFIX = ".replays"
+MOST_TOGETHER = 500
 
 
 class Trigger(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Handle the letter again; or what is parked behind the letter."""
+    """Handle the letter again; or the next message that is parked behind the letter."""
 
     letter: int | None = None
     queue: int | None = None
+    last: bool = False
+    """Of those that were sent together for a queue: it asks for more."""
 
 
 _encode = msgspec.json.Encoder().encode
@@ -37,15 +40,24 @@ def key_digest(key: bytes) -> str:
     return sha256(key).hexdigest()
 
 
-def trigger(
-    source: Partition, key: bytes | None, *, letter: int | None = None, queue: int | None = None
-) -> tuple[bytes, bytes]:
-    """A trigger's key and value.
+def trigger_key(source: Partition, key: bytes | None) -> bytes:
+    """All of one key of one partition has the same key here, so that it stays in order."""
+    return (f"{source}/{key_digest(key)}" if key is not None else f"{source}").encode()
 
-    All of one key of one partition has the same key here, so that it stays in order.
+
+def letter_trigger(source: Partition, key: bytes | None, letter: int) -> tuple[bytes, bytes]:
+    """Key and value of what has a letter handled again."""
+    return trigger_key(source, key), _encode(Trigger(letter=letter))
+
+
+def queue_triggers(key: bytes, queue: int, parked: int) -> list[tuple[bytes, bytes]]:
+    """Keys and values of what has so many parked messages handled; one for none asks once more.
+
+    :param key: of :func:`trigger_key`.
     """
-    place = f"{source}/{key_digest(key)}" if key is not None else f"{source}"
-    return place.encode(), _encode(Trigger(letter, queue))
+    count = max(1, min(parked, MOST_TOGETHER))
+    plain = [(key, _encode(Trigger(queue=queue)))] * (count - 1)
+    return [*plain, (key, _encode(Trigger(queue=queue, last=True)))]
 
 
 def read_trigger(value: bytes | None) -> Trigger | None:

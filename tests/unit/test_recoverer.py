@@ -49,7 +49,7 @@ def after(seconds: float, why: str) -> Owned:
         partitions,
         NullObserver(),
         clock,
-        "earliest",
+        lambda _: "earliest",
         5.0,
     )
     end = clock.now() + seconds

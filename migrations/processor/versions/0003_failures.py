@@ -105,5 +105,6 @@ def create_parked_keys() -> None:
             "since", sa.DateTime(timezone=True), server_default=sa.func.now(), nullable=False
         ),
         sa.PrimaryKeyConstraint("progress_id", "key_digest", name="parked_keys_pkey"),
+        sa.UniqueConstraint("letter_id", name="parked_keys_letter_id_key"),
         schema=SCHEMA,
     )

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, LiteralString
 
 from processor.engine.batch import Partition
-from processor.engine.triggers import replays_topic, trigger
+from processor.engine.triggers import letter_trigger, queue_triggers, replays_topic, trigger_key
 from processor.errors import ConfigurationError
 from processor.operations.actor import this_actor
 from processor.operations.database import Connection
@@ -124,7 +124,7 @@ class Redrive:
             for source, key, number in self._mark(numbers[at : at + size]):
                 if rate:
                     time.sleep(max(0.0, sent / rate - (time.monotonic() - began)))
-                self._send(sender, *trigger(source, key, letter=number))
+                self._send(sender, *letter_trigger(source, key, number))
                 sent += 1
             told(sent)
         self._audit("dead-letter-replay", numbers[:sent], {"letters": sent})
@@ -181,7 +181,8 @@ class Redrive:
     def _nudge(self, sender: Sender) -> None:
         """Queues whose first letter is dealt with go on; a trigger too much does nothing."""
         for number, topic, partition, key in self._connection.execute(_IDLE_QUEUES, [self._group]):
-            self._send(sender, *trigger(Partition(topic, partition), key, queue=number))
+            for each in queue_triggers(trigger_key(Partition(topic, partition), key), number, 0):
+                self._send(sender, *each)
 
     def _send(self, sender: Sender, key: bytes, value: bytes) -> None:
         while not sender.broken and not sender.send(key, value):
