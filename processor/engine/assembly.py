@@ -22,6 +22,7 @@ from processor.engine.clock import Clock, MonotonicClock
 from processor.engine.cluster import Cluster
 from processor.engine.consumer import Consumer
 from processor.engine.database import Database, application_name
+from processor.engine.dedup import Keys
 from processor.engine.failures import ReadFailed
 from processor.engine.flow_control import FlowControl
 from processor.engine.handling import Handling
@@ -32,6 +33,7 @@ from processor.engine.observer import Observer
 from processor.engine.output_topics import output_rules, partition_counts
 from processor.engine.overlap import Overlap
 from processor.engine.partitions import Partitions
+from processor.engine.periods import Periods
 from processor.engine.publisher import Publisher
 from processor.engine.recoverer import Recoverer
 from processor.engine.register import Register
@@ -166,6 +168,7 @@ def assemble(
         settings.batch_max_seconds,
         clock.now,
         Triage(pipeline.max_dead_letter_ratio),
+        Keys(slot.group_id, pipeline.isolation) if pipeline.has_keys else None,
     )
     isolation = Isolation(handling, steps)
     batches = Batches(
@@ -224,8 +227,19 @@ def assemble(
         settings.topic_check_seconds,
         incarnation,
         target,
+        _periods(pipeline, slot.group_id, database, observer, clock),
     )
     return worker
+
+
+def _periods(
+    pipeline: Pipeline, group_id: str, database: Database, observer: Observer, clock: Clock
+) -> Periods | None:
+    """None for a pipeline that looks for no duplicates: it makes no tables."""
+    if not pipeline.has_keys:
+        return None
+    retention_seconds = pipeline.dedup_retention.total_seconds()
+    return Periods(database, group_id, retention_seconds, observer, clock.now)
 
 
 def start_position(start_from: str) -> str | int:

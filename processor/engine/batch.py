@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from processor.message import Headers
+
+if TYPE_CHECKING:
+    from processor.engine.intake import Arrived
 
 
 class Partition(NamedTuple):
@@ -96,6 +99,8 @@ class Handled:
     dead_letters: list[DeadLetter] = field(default_factory=list)
     handled: int = 0
     skipped: int = 0
+    duplicates: int = 0
+    """Of those that were skipped."""
     leader_epoch: int | None = None
     stop: Stop | None = None
     rest: list[Any] = field(default_factory=list)
@@ -104,6 +109,8 @@ class Handled:
     """What its handlers have taken."""
     letters_at: Sequence[int] | None = None
     """Which of the last messages were set aside, once that was asked for (triage)."""
+    arrived: Arrived | None = None
+    """What was asked before the handlers, of a topic that asks."""
 
     @property
     def messages(self) -> int:
@@ -121,6 +128,8 @@ class Handled:
             self.skipped,
             self.leader_epoch,
             self.letters_at,
+            self.duplicates,
+            0 if self.arrived is None else self.arrived.mark(),
         )
 
     def back_to(self, mark: Mark) -> None:
@@ -130,6 +139,9 @@ class Handled:
         self.next, self.output_bytes = mark.next, mark.output_bytes
         self.handled, self.skipped = mark.handled, mark.skipped
         self.leader_epoch, self.letters_at = mark.leader_epoch, mark.letters_at
+        self.duplicates = mark.duplicates
+        if self.arrived is not None:
+            self.arrived.back_to(mark.keys)
         self.stop = None
 
 
@@ -144,6 +156,8 @@ class Mark(NamedTuple):
     skipped: int
     leader_epoch: int | None
     letters_at: Sequence[int] | None
+    duplicates: int
+    keys: int
 
 
 @dataclass(frozen=True, slots=True)

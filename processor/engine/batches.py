@@ -287,6 +287,7 @@ class Batches:
             handled=handled.handled,
             dead_letters=handled.dead_letters,
             skipped=handled.skipped,
+            duplicates=handled.duplicates,
         )
 
     def _topics(self, moved: Sequence[Handled]) -> dict[int, tuple[str, str]]:

@@ -14,6 +14,8 @@ from typing import Any
 
 from processor.binding import Handler
 from processor.engine.batch import Handled, Partition, Slice, Stop
+from processor.engine.dedup import Keys
+from processor.engine.intake import Arrived, Intake
 from processor.engine.limits import Limits
 from processor.engine.messages import (
     Decoded,
@@ -59,7 +61,9 @@ class Handling:
         max_seconds: float = 2.0,
         clock: Callable[[], float] = monotonic,
         triage: Triage | None = None,
+        keys: Keys | None = None,
     ) -> None:
+        """:param keys: where duplicates are looked for, if any handler knows them."""
         self.routes = routes
         self.triage = triage or Triage()
         self.sealer = sealer
@@ -70,6 +74,7 @@ class Handling:
         self.limit_seconds = limit_seconds
         self.clock = clock
         self._unreadable: set[tuple[Partition, int]] = set()
+        self._intake = keys and Intake(routes, self.read, self.headers, keys, steps)
 
     def run(self, slices: Sequence[Slice]) -> list[Handled]:
         """The fast path: every message once, one flush at the end.
@@ -93,27 +98,48 @@ class Handling:
         """
         journal = Journal() if careful else None
         tx = Transaction(session or self.store.session, journal)
-        limits = self.limits()
         done: list[Handled] = []
         try:
             with self._steps.step(Step.HANDLE, self.limit_seconds):
+                arrived = self.ask(slices, session)
+                limits = self.limits()
                 for left, each in zip(range(len(slices), 0, -1), slices, strict=True):
-                    handled = start(each)
+                    handled = start(each, arrived)
                     done.append(handled)
                     limits.begin(left)
                     if limits.reached(handled):
                         handled.rest = each.messages
                     elif self.is_batch(each.partition):
                         self.run_batch(each.messages, handled, tx)
-                    elif journal is None:
+                    elif journal is None and handled.arrived is None:
                         self._run_messages(each, handled, tx, limits)
+                    elif journal is None:
+                        self._run_arrived(each, handled, tx, limits)
                     else:
                         self._run_carefully(each, handled, tx, journal, limits)
                     limits.count(handled)
                     self.triage.ended(handled)
         finally:
             tx.close(self.store.session)
+        self.close(arrived)
         return Run(done, tx)
+
+    def ask(
+        self, slices: Sequence[Slice], session: Session | None = None
+    ) -> Mapping[Partition, Arrived]:
+        """What is asked before the handlers, of the slices that have something to ask.
+
+        :raises Doubt: for what Postgres refuses.
+        :raises Restart: for what is to be tried again.
+        """
+        if self._intake is None:
+            return {}
+        return self._intake.ask(slices, session or self.store.session)
+
+    def close(self, arrived: Mapping[Partition, Arrived]) -> None:
+        """All handlers are done: what was taken in vain for their messages is given back."""
+        if arrived and self._intake is not None:
+            self._intake.close(arrived, self.store.session)
 
     def flush(self, run: Run, first: Callable[[], None] | None = None) -> None:
         """Send what the handlers have written.
@@ -172,6 +198,22 @@ class Handling:
                 handled.handled += 1
                 if result is not None:
                     keep(result, raw, handled)
+            last = raw
+        if last is not None:
+            step_past(last, handled)
+
+    def _run_arrived(self, each: Slice, handled: Handled, tx: Transaction, limits: Limits) -> None:
+        """The same for messages that were decoded before."""
+        last = None
+        for index, raw in enumerate(each.messages):
+            if index and limits.reached(handled):
+                handled.rest = each.messages[index:]
+                break
+            decoded = self.decode(raw, handled)
+            if handled.stop is not None:
+                break
+            if decoded is not None:
+                self.call(decoded, handled, tx)
             last = raw
         if last is not None:
             step_past(last, handled)
@@ -237,6 +279,8 @@ class Handling:
                 break
             if one is not None:
                 decoded.append(one)
+                if handled.arrived is not None:
+                    handled.arrived.use(one)
             step_past(raw, handled)
         return decoded
 
@@ -245,15 +289,35 @@ class Handling:
 
         This fails before anything is written, so it costs the one message alone.
         """
+        if handled.arrived is not None:
+            return self._admit(raw, handled, handled.arrived)
         try:
-            handler, event = self._decoders(handled.partition)(raw.value())
-            message = None
-            if handler.needs_message:
-                message = self._to_message(handled.partition, raw, event)
+            return self.read(handled.partition, raw)
         except DecodeError as error:
             self._refuse(raw, handled, error)
             return None
+
+    def read(self, partition: Partition, raw: Any) -> Decoded:
+        """:raises DecodeError: for a message that does not have the declared form."""
+        handler, event = self._decoders(partition)(raw.value())
+        message = self._to_message(partition, raw, event) if handler.needs_message else None
         return Decoded(raw, handler, event, message)
+
+    def _admit(self, raw: Any, handled: Handled, arrived: Arrived) -> Decoded | None:
+        """The turn of a message that was decoded before has come."""
+        one = arrived.messages[raw.offset()]
+        if one.decoded is None:
+            assert isinstance(one.error, DecodeError), "it could not be decoded"
+            self._refuse(raw, handled, one.error)
+        elif one.error is not None:
+            headers = self.headers_if_any(handled.partition, raw)
+            self.triage.failed(one.decoded, handled, one.error, headers)
+        elif arrived.is_duplicate(one.decoded):
+            handled.skipped += 1
+            handled.duplicates += 1
+        else:
+            return one.decoded
+        return None
 
     def _decoders(self, partition: Partition) -> Callable[[bytes | None], tuple[Handler, Any]]:
         return self.routes[partition.topic].decode
@@ -303,6 +367,8 @@ class Handling:
         """Run one message's handler and seal its outputs."""
         result = decoded.handler.call(decoded.event, decoded.message, tx)
         handled.handled += 1
+        if handled.arrived is not None:
+            handled.arrived.use(decoded)
         if result is not None:
             self._keep(result, decoded.raw, handled)
 

@@ -56,15 +56,18 @@ class Isolation:
         :raises Restart: for a deadlock or a serialization failure.
         """
         self.failures = 0
+        # Outside of the savepoints: a group that is rolled back keeps what was asked for it.
+        arrived = self._handling.ask(slices)
         limits = self._handling.limits()
         done: list[Handled] = []
         for left, each in zip(range(len(slices), 0, -1), slices, strict=True):
-            handled = start(each)
+            handled = start(each, arrived)
             done.append(handled)
             limits.begin(left)
             self._slice(each, handled, limits, is_first=len(done) == 1)
             limits.count(handled)
             self._handling.triage.ended(handled)
+        self._handling.close(arrived)
         return done
 
     def _slice(self, each: Slice, handled: Handled, limits: Limits, *, is_first: bool) -> None:

@@ -9,12 +9,15 @@ import traceback
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import GeneratorType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from processor.binding import Handler
-from processor.engine.batch import DeadLetter, Handled, Slice
+from processor.engine.batch import DeadLetter, Handled, Partition, Slice
 from processor.errors import PipelineError
 from processor.message import Headers, Message, Output
+
+if TYPE_CHECKING:
+    from processor.engine.intake import Arrived
 
 
 @dataclass(slots=True)
@@ -26,6 +29,8 @@ class Decoded:
     event: Any
     message: Message[Any] | None
     """Made only where the handler takes it."""
+    key: str | None = None
+    """The business key that duplicates are known by."""
 
 
 def as_outputs(result: Any) -> Iterable[Any]:
@@ -43,8 +48,10 @@ def as_outputs(result: Any) -> Iterable[Any]:
     return result
 
 
-def start(each: Slice) -> Handled:
-    return Handled(each.partition, each.first, each.first)
+def start(each: Slice, arrived: Mapping[Partition, Arrived]) -> Handled:
+    """:param arrived: what was asked before the handlers."""
+    known = arrived.get(each.partition)
+    return Handled(each.partition, each.first, each.first, arrived=known)
 
 
 def step_past(raw: Any, handled: Handled) -> None:

@@ -15,6 +15,7 @@ class Step(StrEnum):
 
     CONSUME = "consume"
     HANDLE = "handle"
+    TAKE_KEYS = "take-keys"
     CONNECT = "connect"
     BEGIN = "begin"
     FLUSH = "flush"

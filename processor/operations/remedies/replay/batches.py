@@ -8,6 +8,7 @@ from dataclasses import replace
 from processor.engine.batch import Handled, Partition, Slice
 from processor.engine.clients import KafkaClients, LogLines
 from processor.engine.cluster import Cluster
+from processor.engine.dedup import Keys
 from processor.engine.failures import Doubt, Restart
 from processor.engine.handling import Handling
 from processor.engine.isolation import Isolation
@@ -50,6 +51,7 @@ class Batches:
             settings.batch_max_output_bytes,
             settings.kafka.max_poll_interval_seconds,
             settings.batch_max_seconds,
+            keys=Keys(group, pipeline.isolation) if pipeline.has_keys else None,
         )
         self._isolation = Isolation(self._handling, steps)
 
