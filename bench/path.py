@@ -18,6 +18,7 @@ import msgspec
 from bench.work import pipelines
 from bench.work.events import Event, counters, done, event, rows
 from processor.engine.batch import Partition, Slice, Source
+from processor.engine.decoding import Decoding
 from processor.engine.handling import Handling
 from processor.engine.observer import NullObserver
 from processor.engine.outbox import provenance, seal
@@ -88,7 +89,7 @@ def measure(pipeline: Pipeline) -> float:
     rules = {name: Rules(False, None, 3_600_000) for name in pipeline.outputs}
     sealer = Sealer(pipeline.outputs, dict.fromkeys(pipeline.outputs, 1_000_000), {}, rules)
     steps = Steps(Watchdog(), NullObserver())
-    handling = Handling(pipeline.routes, sealer, store, steps, 16_000_000, 100, 100)
+    handling = Handling(Decoding(pipeline.routes), sealer, store, steps, 16_000_000, 100, 100)
     given = slices()
 
     def work() -> None:

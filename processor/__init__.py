@@ -16,13 +16,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from processor.dedup import Dedup, Header
     from processor.errors import Halt, ProcessorError, Reject, Retry
     from processor.message import Message, Output, Topic
     from processor.pipeline import Pipeline
     from processor.transaction import Transaction
 
 __all__ = [
+    "Dedup",
     "Halt",
+    "Header",
     "Message",
     "Output",
     "Pipeline",
@@ -36,7 +39,9 @@ __all__ = [
 __version__ = "0.1.0"
 
 _ROOMS = {
+    "Dedup": "dedup",
     "Halt": "errors",
+    "Header": "dedup",
     "Message": "message",
     "Output": "message",
     "Pipeline": "pipeline",

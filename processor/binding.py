@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from processor.dedup import BusinessKey
 from processor.errors import PipelineError
 from processor.message import Message
 from processor.transaction import Transaction
 
-OnFailure = Literal["dead-letter", "skip", "halt"]
+OnFailure = Literal["dead-letter", "skip", "halt", "park-key"]
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,8 @@ class Handler:
     call: Callable[[Any, Any, Transaction], Any]
     call_batch: Callable[[Sequence[Message[Any]], Transaction], Any]
     on_failure: OnFailure = "dead-letter"
+    key: BusinessKey | None = None
+    """By which duplicates are known."""
 
     @property
     def kinds(self) -> tuple[Any, ...]:

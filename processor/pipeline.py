@@ -14,12 +14,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import timedelta
 from typing import Any, Literal, TypeVar
 
 from sqlalchemy import MetaData
 
 from processor import codecs
 from processor.binding import Handler, OnFailure, bind, bind_batch
+from processor.dedup import (
+    MAX_RETENTION_SECONDS,
+    MIN_RETENTION_SECONDS,
+    By,
+    Dedup,
+    bind_key,
+)
 from processor.errors import PipelineError
 from processor.message import Topic
 from processor.routing import Route, Unknown
@@ -41,6 +50,8 @@ class Pipeline:
         dead-lettered it halts instead, because then it is the deployment that is bad. 1: never.
     :param dead_letter_topic: dead letters are also produced to this topic, in the same transaction,
         with what went wrong in their headers.
+    :param dedup_retention: for how long a key is remembered at least, a quarter longer at most; of
+        all handlers with ``dedup``. From a second to ten years.
     """
 
     def __init__(
@@ -53,6 +64,7 @@ class Pipeline:
         isolation: Isolation = "read committed",
         max_dead_letter_ratio: float = 0.5,
         dead_letter_topic: str | None = None,
+        dedup_retention: timedelta = timedelta(days=7),
     ) -> None:
         if not name:
             raise PipelineError("a pipeline needs a name")
@@ -60,6 +72,12 @@ class Pipeline:
             raise PipelineError(
                 f"max_dead_letter_ratio is {max_dead_letter_ratio!r}; it must lie between 0 and 1"
             )
+        retention_seconds = dedup_retention.total_seconds()
+        if not MIN_RETENTION_SECONDS <= retention_seconds <= MAX_RETENTION_SECONDS:
+            raise PipelineError(
+                f"dedup_retention is {dedup_retention}; it must lie between a second and ten years"
+            )
+        self.dedup_retention = dedup_retention
         self.max_dead_letter_ratio = max_dead_letter_ratio
         self.name = name
         self.outputs = {topic.name: topic for topic in map(Topic.of, outputs)}
@@ -79,6 +97,7 @@ class Pipeline:
         *,
         max_attempts: int = 3,
         on_failure: OnFailure = "dead-letter",
+        dedup: By | Dedup | None = None,
     ) -> Callable[[F], F]:
         """Register a function for the messages of a topic that have its event's type.
 
@@ -88,11 +107,14 @@ class Pipeline:
         :param max_attempts: how often a message is tried before it is given up.
         :param on_failure: what becomes of one that is given up: ``dead-letter``, ``skip`` (only
             counted), or ``halt``, which stops its partition in front of it.
+        :param dedup: what a message has in common with its duplicates: the name of a field,
+            ``Header("name")``, or a function of the event. Of messages of one key only the first
+            takes effect, whichever partition they come on. ``Dedup(…, scope="…")`` shares keys.
         :raises PipelineError: for a signature that cannot be bound, or a type taken twice.
         """
 
         def register(function: F) -> F:
-            self._route(topic).add(bind(function, max_attempts, on_failure))
+            self._add(topic, bind(function, max_attempts, on_failure), dedup)
             return function
 
         return register
@@ -103,6 +125,7 @@ class Pipeline:
         *,
         max_attempts: int = 3,
         on_failure: OnFailure = "dead-letter",
+        dedup: By | Dedup | None = None,
     ) -> Callable[[F], F]:
         """Register a function that gets one partition's messages together, in offset order.
 
@@ -110,10 +133,15 @@ class Pipeline:
         """
 
         def register(function: F) -> F:
-            self._route(topic).add(bind_batch(function, max_attempts, on_failure))
+            self._add(topic, bind_batch(function, max_attempts, on_failure), dedup)
             return function
 
         return register
+
+    @property
+    def has_keys(self) -> bool:
+        """Whether any handler has ``dedup``."""
+        return any(handler.key is not None for handler in self.handlers)
 
     @property
     def handlers(self) -> list[Handler]:
@@ -124,6 +152,14 @@ class Pipeline:
         """:raises PipelineError: when there is no handler at all."""
         if not self.routes:
             raise PipelineError(f"pipeline {self.name!r} has no handler; add @pipeline.handler")
+
+    def _add(self, topic: str | Topic, handler: Handler, dedup: By | Dedup | None) -> None:
+        route = self._route(topic)
+        if dedup is not None:
+            key = bind_key(dedup, f"{route.topic.name}/{handler.name}", handler.kinds)
+            needs_message = handler.needs_message or key.wants == "message"
+            handler = replace(handler, key=key, needs_message=needs_message)
+        route.add(handler)
 
     def _route(self, topic: str | Topic) -> Route:
         declared = Topic.of(topic)

@@ -37,6 +37,16 @@ class Route:
     def batch(self) -> bool:
         return self.handlers[0].batch
 
+    @property
+    def has_keys(self) -> bool:
+        """Whether messages of it may be duplicates of others."""
+        return any(handler.key is not None for handler in self.handlers)
+
+    @property
+    def parks(self) -> bool:
+        """Whether later messages of a key may have to wait for one that has failed."""
+        return any(handler.on_failure == "park-key" for handler in self.handlers)
+
     def add(self, handler: Handler) -> None:
         """:raises PipelineError: when a type has a handler already, or kinds are mixed."""
         if self.handlers and (handler.batch or self.batch):

@@ -25,6 +25,8 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 SCHEMA = "processor"
+DEDUP_TABLES = "processor.dedup_keys_"
+"""Tables of business keys, one for each period: they come and go while workers run."""
 REVISIONS = ("0001", "0002", "0003")
 """All revisions, oldest first; a worker takes the last of them and its direct successor."""
 
@@ -159,6 +161,17 @@ parked_keys = Table(
     Column("letter_id", BigInteger, nullable=False, comment="what the key waits for"),
     _now("since"),
     UniqueConstraint("letter_id"),
+)
+
+dedup_periods = Table(
+    "dedup_periods",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("group_id", Text, nullable=False),
+    Column("opened_at", DateTime(timezone=True), nullable=False),
+    _moment("closed_at", "takes no keys any more; they are looked at"),
+    Column("expired", Boolean, nullable=False, server_default="false", comment="to be dropped"),
+    Index(None, "group_id"),
 )
 
 slots = Table(

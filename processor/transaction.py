@@ -42,7 +42,8 @@ class Session(Protocol):
     def ask(self, query: LiteralString, parameters: Sequence[Any]) -> list[Row]:
         """For the engine: a statement of its own, in the same transaction, before the handlers.
 
-        :raises Doubt: for every error: none of them is a message's.
+        :raises Doubt: for every other error: none of them is a message's.
+        :raises Restart: for a deadlock or a serialization failure.
         """
         ...
 

@@ -36,6 +36,7 @@ class Timed(NullObserver):
         handled: int,
         outputs: int,  # noqa: ARG002
         dead_letters: int,  # noqa: ARG002
+        duplicates: int,  # noqa: ARG002
         seconds: float,  # noqa: ARG002
     ) -> None:
         self.handled += handled

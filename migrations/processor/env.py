@@ -15,14 +15,16 @@ from alembic.util import CommandError
 from processor.errors import ProcessorError
 from processor.operations import migrations
 from processor.revisions import VERSION_TABLE
-from processor.schema import SCHEMA, metadata
+from processor.schema import DEDUP_TABLES, SCHEMA, metadata
 
 config = context.config
 configured: dict[str, Any] = config.attributes
 
 
 def only_ours(name: str | None, kind: str, _parents: object) -> bool:
-    """Autogenerate and ``alembic check`` look at nobody else's schema."""
+    """Autogenerate and ``alembic check`` look at nobody else's schema, nor at what workers make."""
+    if kind == "table" and f"{SCHEMA}.{name}".startswith(DEDUP_TABLES):
+        return False
     return kind != "schema" or name == SCHEMA
 
 

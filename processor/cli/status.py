@@ -26,6 +26,7 @@ COLUMNS = (
     "outputs",
     "dead",
     "skipped",
+    "duplicates",
 )
 
 
@@ -72,6 +73,7 @@ def _row(each: PartitionStatus) -> tuple[object, ...]:
         each.outputs,
         each.dead_lettered,
         each.skipped,
+        each.duplicates,
     )
 
 

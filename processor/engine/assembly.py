@@ -24,19 +24,25 @@ from processor.engine.cluster import Cluster, TopicFacts
 from processor.engine.consumer import Consumer
 from processor.engine.database import Database, application_name
 from processor.engine.dead_letter_topic import DeadLetterTopic
+from processor.engine.decoding import Decoding
+from processor.engine.dedup import Keys
 from processor.engine.failures import ReadFailed
 from processor.engine.flow_control import FlowControl
 from processor.engine.handling import Handling
 from processor.engine.housekeeping import Housekeeping
+from processor.engine.intake import Intake
 from processor.engine.isolation import Isolation
 from processor.engine.ledger import Ledger
 from processor.engine.observer import Observer
 from processor.engine.output_topics import output_rules, partition_counts
 from processor.engine.overlap import Overlap
+from processor.engine.parking import Parking
 from processor.engine.partitions import Partitions
+from processor.engine.periods import Periods
 from processor.engine.publisher import Publisher
 from processor.engine.recoverer import Recoverer
 from processor.engine.register import Register
+from processor.engine.replays import Replays
 from processor.engine.sealing import Rules, Sealer
 from processor.engine.steps import Steps
 from processor.engine.store import Store
@@ -162,9 +168,10 @@ def assemble(
     )
     sealer = Sealer(pipeline.outputs, max_bytes, partition_counts(cluster, pipeline), rules)
     letters = pipeline.dead_letter_topic and DeadLetterTopic(pipeline.dead_letter_topic, sealer)
+    decoding = Decoding(pipeline.routes)
     triage = Triage(pipeline.max_dead_letter_ratio, clock.now, letters or None)
     handling = Handling(
-        pipeline.routes,
+        decoding,
         sealer,
         store,
         steps,
@@ -173,6 +180,14 @@ def assemble(
         settings.batch_max_seconds,
         clock.now,
         triage,
+        Intake(
+            decoding,
+            steps,
+            Keys(slot.group_id, pipeline.isolation) if pipeline.has_keys else None,
+            Parking(partitions),
+            Replays(slot.group_id),
+        ),
+        replays,
     )
     isolation = Isolation(handling, steps)
     batches = Batches(
@@ -233,6 +248,7 @@ def assemble(
         incarnation,
         target,
         replays,
+        _periods(pipeline, slot.group_id, database, observer, clock),
     )
     return worker
 
@@ -248,6 +264,16 @@ def inputs(pipeline: Pipeline, cluster: Cluster, replays: str) -> list[str]:
 def start_of(configured: str | int, replays: str, topic: str) -> str | int:
     """Where a topic's first start begins: no replay that was asked for is passed over."""
     return "earliest" if topic == replays else configured
+
+
+def _periods(
+    pipeline: Pipeline, group_id: str, database: Database, observer: Observer, clock: Clock
+) -> Periods | None:
+    """None for a pipeline that looks for no duplicates: it makes no tables."""
+    if not pipeline.has_keys:
+        return None
+    retention_seconds = pipeline.dedup_retention.total_seconds()
+    return Periods(database, group_id, retention_seconds, observer, clock.now)
 
 
 def start_position(start_from: str) -> str | int:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from processor.message import Headers
+
+if TYPE_CHECKING:
+    from processor.engine.intake import Arrived
 
 
 class Partition(NamedTuple):
@@ -129,6 +132,8 @@ class Handled:
     dead_letters: list[DeadLetter] = field(default_factory=list)
     handled: int = 0
     skipped: int = 0
+    duplicates: int = 0
+    """Of those that were skipped."""
     leader_epoch: int | None = None
     stop: Stop | None = None
     rest: list[Any] = field(default_factory=list)
@@ -143,11 +148,10 @@ class Handled:
     """Dead letters that have failed again."""
     released: list[int] = field(default_factory=list)
     """Queues with nothing left in them: their keys flow again."""
-
-    @property
-    def new_keys(self) -> list[bytes]:
-        """Keys whose later messages are parked from now on."""
-        return [each.key for each in self.dead_letters if each.holds_key and each.key is not None]
+    new_keys: list[bytes] = field(default_factory=list)
+    """Keys whose later messages are parked from now on."""
+    arrived: Arrived | None = None
+    """What was asked before the handlers, of a topic that asks."""
 
     @property
     def messages(self) -> int:
@@ -168,6 +172,9 @@ class Handled:
             len(self.replayed),
             len(self.returned),
             len(self.released),
+            len(self.new_keys),
+            self.duplicates,
+            0 if self.arrived is None else self.arrived.mark(),
         )
 
     def back_to(self, mark: Mark) -> None:
@@ -177,9 +184,13 @@ class Handled:
         del self.replayed[mark.replayed :]
         del self.returned[mark.returned :]
         del self.released[mark.released :]
+        del self.new_keys[mark.new_keys :]
         self.next, self.output_bytes = mark.next, mark.output_bytes
         self.handled, self.skipped = mark.handled, mark.skipped
         self.leader_epoch, self.letters_at = mark.leader_epoch, mark.letters_at
+        self.duplicates = mark.duplicates
+        if self.arrived is not None:
+            self.arrived.back_to(mark.keys)
         self.stop = None
 
 
@@ -197,6 +208,9 @@ class Mark(NamedTuple):
     replayed: int
     returned: int
     released: int
+    new_keys: int
+    duplicates: int
+    keys: int
 
 
 @dataclass(frozen=True, slots=True)

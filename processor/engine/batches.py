@@ -309,6 +309,7 @@ class Batches:
             replayed=handled.replayed,
             returned=handled.returned,
             released=handled.released,
+            duplicates=handled.duplicates,
         )
 
     def _topics(self, moved: Sequence[Handled]) -> dict[int, tuple[str, str]]:

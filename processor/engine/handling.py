@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Any
 
-from processor.binding import Handler
-from processor.engine.batch import Handled, Partition, Slice, Stop
+from processor.engine.admission import Admission
+from processor.engine.batch import Handled, Partition, Slice
+from processor.engine.decoding import Decoding
+from processor.engine.intake import Arrived, Intake
 from processor.engine.limits import Limits
 from processor.engine.messages import (
     Decoded,
@@ -26,15 +28,13 @@ from processor.engine.sealing import Sealer
 from processor.engine.steps import Step, Steps
 from processor.engine.store import Store
 from processor.engine.triage import Triage, Verdict
-from processor.errors import DecodeError, UnknownType
-from processor.message import Headers, Message, Output
-from processor.routing import Route
+from processor.errors import DecodeError
+from processor.message import Output
 from processor.transaction import Session, Transaction
 from processor.writes import Journal
 
 FEW_ROWS = 32
 """Up to so many a batch's writes go in one round trip; more are copied."""
-HALT_UNKNOWN_TYPE = "unknown-type"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class Handling:
 
     def __init__(
         self,
-        routes: Mapping[str, Route],
+        decoding: Decoding,
         sealer: Sealer,
         store: Store,
         steps: Steps,
@@ -59,9 +59,13 @@ class Handling:
         max_seconds: float = 2.0,
         clock: Callable[[], float] = monotonic,
         triage: Triage | None = None,
+        intake: Intake | None = None,
+        replays_topic: str = "",
     ) -> None:
-        self.routes = routes
+        """:param intake: what is asked before the handlers, if anything is."""
+        self.decoding = decoding
         self.triage = triage or Triage()
+        self.admission = Admission(decoding, self.triage, replays_topic)
         self.sealer = sealer
         self.store = store
         self._steps = steps
@@ -69,7 +73,7 @@ class Handling:
         self.max_seconds = max_seconds
         self.limit_seconds = limit_seconds
         self.clock = clock
-        self._unreadable: set[tuple[Partition, int]] = set()
+        self._intake = intake
 
     def run(self, slices: Sequence[Slice]) -> list[Handled]:
         """The fast path: every message once, one flush at the end.
@@ -93,27 +97,48 @@ class Handling:
         """
         journal = Journal() if careful else None
         tx = Transaction(session or self.store.session, journal)
-        limits = self.limits()
         done: list[Handled] = []
         try:
             with self._steps.step(Step.HANDLE, self.limit_seconds):
+                arrived = self.ask(slices, session, careful=careful)
+                limits = self.limits()
                 for left, each in zip(range(len(slices), 0, -1), slices, strict=True):
-                    handled = start(each)
+                    handled = start(each, arrived)
                     done.append(handled)
                     limits.begin(left)
                     if limits.reached(handled):
                         handled.rest = each.messages
-                    elif self.is_batch(each.partition):
+                    elif self.decoding.is_batch(each.partition):
                         self.run_batch(each.messages, handled, tx)
-                    elif journal is None:
+                    elif journal is None and handled.arrived is None:
                         self._run_messages(each, handled, tx, limits)
+                    elif journal is None:
+                        self._run_arrived(each, handled, tx, limits)
                     else:
                         self._run_carefully(each, handled, tx, journal, limits)
                     limits.count(handled)
                     self.triage.ended(handled)
         finally:
             tx.close(self.store.session)
+        self.close(arrived)
         return Run(done, tx)
+
+    def ask(
+        self, slices: Sequence[Slice], session: Session | None = None, *, careful: bool
+    ) -> Mapping[Partition, Arrived]:
+        """What is asked before the handlers, of the slices that have something to ask.
+
+        :raises Doubt: for what Postgres refuses.
+        :raises Restart: for what is to be tried again.
+        """
+        if self._intake is None:
+            return {}
+        return self._intake.ask(slices, session or self.store.session, careful=careful)
+
+    def close(self, arrived: Mapping[Partition, Arrived]) -> None:
+        """All handlers are done: what was taken in vain for their messages is given back."""
+        if arrived and self._intake is not None:
+            self._intake.close(arrived, self.store.session)
 
     def flush(self, run: Run, first: Callable[[], None] | None = None) -> None:
         """Send what the handlers have written.
@@ -154,7 +179,8 @@ class Handling:
         What :meth:`decode` and :meth:`call` do, without a call for each: this is the loop whose
         time counts.
         """
-        decode, to_message, keep = self._decoders(each.partition), self._to_message, self._keep
+        decode, keep = self.decoding.decoder(each.partition), self._keep
+        to_message = self.decoding.to_message
         last = None
         for index, raw in enumerate(each.messages):
             if index and limits.reached(handled):
@@ -164,7 +190,7 @@ class Handling:
                 handler, event = decode(raw.value())
                 message = to_message(each.partition, raw, event) if handler.needs_message else None
             except DecodeError as error:
-                self._refuse(raw, handled, error)
+                self.admission.refuse(raw, handled, error)
                 if handled.stop is not None:
                     break
             else:
@@ -172,6 +198,22 @@ class Handling:
                 handled.handled += 1
                 if result is not None:
                     keep(result, raw, handled)
+            last = raw
+        if last is not None:
+            step_past(last, handled)
+
+    def _run_arrived(self, each: Slice, handled: Handled, tx: Transaction, limits: Limits) -> None:
+        """The same for messages that were decoded before."""
+        last = None
+        for index, raw in enumerate(each.messages):
+            if index and limits.reached(handled):
+                handled.rest = each.messages[index:]
+                break
+            decoded = self.admission.admit(raw, handled)
+            if handled.stop is not None:
+                break
+            if decoded is not None:
+                self.call(decoded, handled, tx)
             last = raw
         if last is not None:
             step_past(last, handled)
@@ -193,7 +235,7 @@ class Handling:
         :raises Exception: the handler's, once it has asked Postgres: what it did has to be undone
             there.
         """
-        decoded = self.decode(raw, handled)
+        decoded = self.admission.admit(raw, handled)
         while decoded is not None:
             mark, tx.asked = handled.mark(), False
             try:
@@ -203,7 +245,7 @@ class Handling:
                     raise
                 handled.back_to(mark)
                 journal.drop()
-                headers = self.headers_if_any(handled.partition, raw)
+                headers = self.decoding.headers_if_any(handled.partition, raw)
                 if self.triage.failed(decoded, handled, error, headers) is Verdict.AGAIN:
                     continue
                 break
@@ -213,10 +255,6 @@ class Handling:
             break
         if handled.stop is None:
             step_past(raw, handled)
-
-    def is_batch(self, partition: Partition) -> bool:
-        """Whether its messages go to a batch handler."""
-        return self.routes[partition.topic].batch
 
     def run_batch(self, messages: Sequence[Any], handled: Handled, tx: Transaction) -> int:
         """A batch handler's call: how many messages are done by it.
@@ -232,77 +270,25 @@ class Handling:
         """The messages that can be decoded; stops at one whose type halts the partition."""
         decoded = []
         for raw in messages:
-            one = self.decode(raw, handled)
+            one = self.admission.admit(raw, handled)
             if handled.stop is not None:
                 break
             if one is not None:
                 decoded.append(one)
+                self.admission.done(one, handled)
             step_past(raw, handled)
         return decoded
 
-    def decode(self, raw: Any, handled: Handled) -> Decoded | None:
-        """Handler and event; None when the message is dead-lettered, skipped or halts.
-
-        This fails before anything is written, so it costs the one message alone.
-        """
-        try:
-            handler, event = self._decoders(handled.partition)(raw.value())
-            message = None
-            if handler.needs_message:
-                message = self._to_message(handled.partition, raw, event)
-        except DecodeError as error:
-            self._refuse(raw, handled, error)
-            return None
-        return Decoded(raw, handler, event, message)
-
-    def _decoders(self, partition: Partition) -> Callable[[bytes | None], tuple[Handler, Any]]:
-        return self.routes[partition.topic].decode
-
-    def _to_message(self, partition: Partition, raw: Any, event: Any) -> Message[Any]:
-        """:raises DecodeError: for headers that the client cannot read."""
-        topic, number = partition
-        headers = self.headers(partition, raw)
-        return Message(topic, number, raw.offset(), raw.key(), event, headers, timestamp_of(raw))
-
-    def _refuse(self, raw: Any, handled: Handled, error: DecodeError) -> None:
-        """A message that cannot be decoded is dead-lettered, skipped, or halts the partition."""
-        unknown = "dead-letter"
-        if isinstance(error, UnknownType):
-            unknown = self.routes[handled.partition.topic].unknown
-        if unknown == "skip":
-            handled.skipped += 1
-        elif unknown == "halt":
-            told = f"offset {raw.offset()}: {error}"
-            handled.stop = Stop(HALT_UNKNOWN_TYPE, told, None)
-        else:
-            headers = self.headers_if_any(handled.partition, raw)
-            self.triage.dead_letter(handled, raw, None, error, None, headers)
-
-    def headers(self, partition: Partition, raw: Any) -> Headers:
-        """The message's headers.
-
-        A name that is not UTF-8 makes the client fail with a SystemError, and a second attempt at
-        the same message can end the process; so each is asked for its headers once.
-
-        :raises DecodeError: for headers that the client cannot read.
-        """
-        if not self._unreadable or (partition, raw.offset()) not in self._unreadable:
-            try:
-                return raw.headers() or ()
-            except (SystemError, UnicodeDecodeError):
-                self._unreadable.add((partition, raw.offset()))
-        raise DecodeError("a header's name is not UTF-8")
-
-    def headers_if_any(self, partition: Partition, raw: Any) -> Headers:
-        try:
-            return self.headers(partition, raw)
-        except DecodeError:
-            return ()
-
     def call(self, decoded: Decoded, handled: Handled, tx: Transaction) -> None:
         """Run one message's handler and seal its outputs."""
-        result = decoded.handler.call(decoded.event, decoded.message, tx)
+        handler = decoded.handler
+        if handler.batch:
+            assert decoded.message is not None, "batch handlers take messages"
+            result = handler.call_batch([decoded.message], tx)
+        else:
+            result = handler.call(decoded.event, decoded.message, tx)
         handled.handled += 1
+        self.admission.done(decoded, handled)
         if result is not None:
             self._keep(result, decoded.raw, handled)
 

@@ -1,4 +1,7 @@
-"""What is done between batches, about once a second: idle ends, K, P, topic ids, rows, reports."""
+"""What is done between batches, about once a second.
+
+Idle ends, K, P, topic ids, rows, reports, periods of business keys.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ from processor.engine.ledger import Belief, Claim, Ledger
 from processor.engine.observer import Observer
 from processor.engine.outbox import seal
 from processor.engine.partitions import Owned, Partitions, State
+from processor.engine.periods import Periods
 from processor.engine.publisher import Publisher
 from processor.engine.recovery import Row, make_metadata, read_metadata
 from processor.engine.register import Register
@@ -53,11 +57,14 @@ class Housekeeping:
         incarnation: str,
         target: str = "PIPELINE",
         replays: str | None = None,
+        periods: Periods | None = None,
     ) -> None:
         """:param target: how a command names the pipeline or the group.
         :param replays: a topic that is consumed as soon as it exists.
+        :param periods: of business keys, where there are any.
         """
         self._replays = replays
+        self._periods = periods
         self._target = target
         self._cluster = cluster
         self._ledger = ledger
@@ -78,6 +85,8 @@ class Housekeeping:
     def is_due(self) -> bool:
         """Whether :meth:`run` has anything to do."""
         soonest = min(self._next_check, self._next_publish, self._next_seen, self._next_control)
+        if self._periods is not None:
+            soonest = min(soonest, self._periods.due)
         return bool(self._partitions.changed) or self._clock() >= soonest
 
     def run(self) -> None:
@@ -86,6 +95,8 @@ class Housekeeping:
         :raises Doubt: the running partitions are recovered then.
         """
         now = self._clock()
+        if self._periods is not None and now >= self._periods.due:
+            self._periods.keep()
         if self._partitions.changed:
             self._report()
         if now >= self._next_check:

@@ -56,15 +56,18 @@ class Isolation:
         :raises Restart: for a serialization failure; a deadlock is undone with its savepoint.
         """
         self.failures = 0
+        # Outside of the savepoints: a group that is rolled back keeps what was asked for it.
+        arrived = self._handling.ask(slices, careful=True)
         limits = self._handling.limits()
         done: list[Handled] = []
         for left, each in zip(range(len(slices), 0, -1), slices, strict=True):
-            handled = start(each)
+            handled = start(each, arrived)
             done.append(handled)
             limits.begin(left)
             self._slice(each, handled, limits, is_first=len(done) == 1)
             limits.count(handled)
             self._handling.triage.ended(handled)
+        self._handling.close(arrived)
         return done
 
     def _slice(self, each: Slice, handled: Handled, limits: Limits, *, is_first: bool) -> None:
@@ -107,9 +110,9 @@ class Isolation:
         return done
 
     def _judge(self, raw: Any, handled: Handled, error: Exception) -> Verdict:
-        decoded = self._handling.decode(raw, handled)
+        decoded = self._handling.admission.admit(raw, handled)
         assert decoded is not None, "it was decoded before"
-        headers = self._handling.headers_if_any(handled.partition, raw)
+        headers = self._handling.decoding.headers_if_any(handled.partition, raw)
         verdict = self._handling.triage.failed(decoded, handled, error, headers)
         if verdict is Verdict.DONE:
             step_past(raw, handled)
@@ -129,7 +132,7 @@ class Isolation:
         try:
             try:
                 with self._steps.step(Step.HANDLE, self._handling.limit_seconds):
-                    if self._handling.is_batch(handled.partition):
+                    if self._handling.decoding.is_batch(handled.partition):
                         count = self._handling.run_batch(messages, handled, tx)
                     else:
                         for raw in messages:
@@ -155,7 +158,7 @@ class Isolation:
             if isinstance(error, (Doubt, Restart)) and not isinstance(error, Deadlock):
                 raise error from raised
             store.rollback_to_savepoint()
-            if handling and not self._handling.is_batch(handled.partition):
+            if handling and not self._handling.decoding.is_batch(handled.partition):
                 return 0, Failed(error, len(rows))
             return 0, Failed(error, _at_fault(error, rows))
         store.release()

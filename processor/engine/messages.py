@@ -1,22 +1,23 @@
-"""A message as a handler sees it, what a handler may return, and what a dead letter keeps.
+"""A message as a handler sees it, and what a handler may return.
 
 No I/O, and nothing of the batch around it.
 """
 
 from __future__ import annotations
 
-import re
-import traceback
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from hashlib import sha256
 from types import GeneratorType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from processor.binding import Handler
-from processor.engine.batch import DeadLetter, Handled, Partition, Slice
+from processor.engine.batch import Handled, Partition, Slice
 from processor.errors import PipelineError
-from processor.message import Headers, Message, Output
+from processor.message import Message, Output
+
+if TYPE_CHECKING:
+    from processor.engine.intake import Arrived
+    from processor.engine.replays import Task
 
 
 @dataclass(slots=True)
@@ -28,6 +29,10 @@ class Decoded:
     event: Any
     message: Message[Any] | None
     """Made only where the handler takes it."""
+    key: str | None = None
+    """The business key that duplicates are known by."""
+    task: Task | None = None
+    """It is a dead letter's, which a trigger has named."""
 
 
 def as_outputs(result: Any) -> Iterable[Any]:
@@ -45,8 +50,10 @@ def as_outputs(result: Any) -> Iterable[Any]:
     return result
 
 
-def start(each: Slice) -> Handled:
-    return Handled(each.partition, each.first, each.first)
+def start(each: Slice, arrived: Mapping[Partition, Arrived]) -> Handled:
+    """:param arrived: what was asked before the handlers."""
+    known = arrived.get(each.partition)
+    return Handled(each.partition, each.first, each.first, arrived=known)
 
 
 def step_past(raw: Any, handled: Handled) -> None:
@@ -65,55 +72,3 @@ def text_of(error: BaseException) -> str:
         return str(error)
     except Exception:
         return f"{type(error).__name__} without a text"
-
-
-def dead_letter(
-    partition: Partition,
-    raw: Any,
-    handler: Handler | None,
-    error: BaseException,
-    attempts: int,
-    headers: Headers,
-    failing_seconds: float,
-) -> DeadLetter:
-    """A message that is set aside, and all that will be asked of it."""
-    cause = error.__cause__ if error.__cause__ is not None else error
-    name = None if handler is None else handler.name
-    trace = None
-    if handler is not None:
-        trace = "".join(traceback.format_exception(cause, limit=20))[-8_000:]
-    reason = text_of(error)[:2_000]
-    return DeadLetter(
-        partition=partition,
-        offset=raw.offset(),
-        key=raw.key(),
-        value=raw.value(),
-        headers=headers,
-        timestamp=timestamp_of(raw),
-        handler=name,
-        error=type(cause).__name__,
-        reason=reason,
-        trace=trace,
-        attempts=attempts,
-        fingerprint=fingerprint(partition.topic, name, cause, reason),
-        failing_seconds=failing_seconds,
-    )
-
-
-def fingerprint(topic: str, handler: str | None, error: BaseException, reason: str) -> str:
-    """16 hexadecimal digits, the same for errors of one kind.
-
-    That is: of the same class, from the same function, with the same words around whatever numbers,
-    identifiers and quotations the reason holds.
-    """
-    frames = traceback.extract_tb(error.__traceback__)
-    function = frames[-1].name if frames else ""
-    words = _VARYING.sub("#", reason.split("\n", 1)[0])
-    kind = "\0".join((topic, handler or "", type(error).__name__, function, words))
-    return sha256(kind.encode("utf-8", "backslashreplace")).hexdigest()[:16]
-
-
-_VARYING = re.compile(
-    r"""'[^']*'|"[^"]*"|\([^()]*\)|\b[0-9a-fA-F]{8}-[0-9a-fA-F-]{27}\b|\b0x[0-9a-fA-F]+\b|\d+"""
-)
-"""What differs between errors of one kind: quotations, what stands in brackets, numbers."""

@@ -16,7 +16,13 @@ class Observer(Protocol):
     def step_took(self, step: Step, seconds: float) -> None: ...
 
     def committed(
-        self, partitions: int, handled: int, outputs: int, dead_letters: int, seconds: float
+        self,
+        partitions: int,
+        handled: int,
+        outputs: int,
+        dead_letters: int,
+        duplicates: int,
+        seconds: float,
     ) -> None:
         """A batch took effect in both stores."""
 
@@ -41,7 +47,13 @@ class NullObserver:
     def step_took(self, step: Step, seconds: float) -> None: ...
 
     def committed(
-        self, partitions: int, handled: int, outputs: int, dead_letters: int, seconds: float
+        self,
+        partitions: int,
+        handled: int,
+        outputs: int,
+        dead_letters: int,
+        duplicates: int,
+        seconds: float,
     ) -> None: ...
 
     def doubted(self, reason: str, partitions: Collection[Partition]) -> None: ...

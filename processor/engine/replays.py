@@ -100,27 +100,27 @@ class Replays:
 
     group_id: str
 
-    def read(self, session: Session, triggers: Sequence[Any]) -> dict[int, Task]:
-        """What each trigger's offset sets off; letters and queues stay locked until the commit.
+    def read(self, session: Session, triggers: Sequence[Any]) -> list[Task]:
+        """What each trigger sets off; letters and queues stay locked until the commit.
 
         :param triggers: as the client hands them over.
         """
-        named = {raw.offset(): read_trigger(raw.value()) or Trigger() for raw in triggers}
-        wanted = Counter(each.queue for each in named.values() if each.queue is not None)
+        named = [read_trigger(raw.value()) or Trigger() for raw in triggers]
+        wanted = Counter(each.queue for each in named if each.queue is not None)
         queues = self._queues(session, wanted)
-        ids = sorted({each.letter for each in named.values() if each.letter is not None})
+        ids = sorted({each.letter for each in named if each.letter is not None})
         letters = self._letters(session, ids)
         held = [each.queue for each in letters.values() if each.holds_key]
         parked = _counts(session, held)
-        tasks = {}
-        for raw in triggers:
-            asked, key = named[raw.offset()], raw.key() or b""
+        tasks = []
+        for raw, asked in zip(triggers, named, strict=True):
+            key = raw.key() or b""
             if asked.letter is not None:
-                tasks[raw.offset()] = _of_letter(letters.pop(asked.letter, None), parked, key)
+                tasks.append(_of_letter(letters.pop(asked.letter, None), parked, key))
             elif asked.queue in queues:
-                tasks[raw.offset()] = _of_queue(asked, queues[asked.queue], key)
+                tasks.append(_of_queue(asked, queues[asked.queue], key))
             else:
-                tasks[raw.offset()] = Task()
+                tasks.append(Task())
         return tasks
 
     def _letters(self, session: Session, ids: Sequence[int]) -> dict[int, Letter]:

@@ -15,6 +15,7 @@ class Step(StrEnum):
 
     CONSUME = "consume"
     HANDLE = "handle"
+    ASK = "ask"
     CONNECT = "connect"
     BEGIN = "begin"
     FLUSH = "flush"

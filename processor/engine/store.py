@@ -38,6 +38,7 @@ class Advance:
     handled: int = 0
     dead_letters: Sequence[DeadLetter] = ()
     skipped: int = 0
+    duplicates: int = 0
     replayed: Sequence[int] = ()
     returned: Sequence[Returned] = ()
     released: Sequence[int] = ()
@@ -53,6 +54,7 @@ class Postponed:
     next: int
     tried: Tried
     retry_after_seconds: float
+    duplicates: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,8 +224,9 @@ _COMPARE_AND_SET = """
 WITH batch AS (
     SELECT * FROM unnest(
         %s::bigint[], %s::text[], %s::text[], %s::bigint[], %s::bigint[],
-        %s::int[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[]
-    ) AS b (id, lineage, token, first, next, epoch, handled, outputs, dead_lettered, skipped)
+        %s::int[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[]
+    ) AS b (id, lineage, token, first, next, epoch, handled, outputs, dead_lettered, skipped,
+        duplicates)
 ), locked AS (
     SELECT p.id FROM processor.progress p JOIN batch b ON b.id = p.id
     WHERE p.next_offset = b.first AND p.token = b.token AND p.lineage = b.lineage
@@ -237,6 +240,7 @@ WITH batch AS (
         outputs = p.outputs + b.outputs,
         dead_lettered = p.dead_lettered + b.dead_lettered,
         skipped = p.skipped + b.skipped,
+        duplicates = p.duplicates + b.duplicates,
         updated_at = now()
     FROM batch b JOIN locked l ON l.id = b.id
     WHERE p.id = b.id AND p.next_offset = b.first AND p.token = b.token
@@ -282,6 +286,7 @@ def _progress_columns(advances: Sequence[Advance]) -> list[object]:
         _numbers(len(a.entry.records) if a.entry is not None else 0 for a in advances),
         _numbers(len(a.dead_letters) for a in advances),
         _numbers(a.skipped for a in advances),
+        _numbers(a.duplicates for a in advances),
     ]
 
 

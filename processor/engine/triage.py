@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from time import monotonic
 from typing import Any
@@ -18,7 +18,9 @@ from processor.binding import Handler
 from processor.engine.batch import Handled, Partition, Stop, Tried
 from processor.engine.dead_letter_topic import DeadLetterTopic
 from processor.engine.failures import Deadlock, StatementFailed, StatementRefused
-from processor.engine.messages import Decoded, dead_letter, text_of
+from processor.engine.letters import dead_letter, failure, parked, returned
+from processor.engine.messages import Decoded, text_of
+from processor.engine.replays import Letter
 from processor.errors import Halt, PipelineError, Reject, Retry
 from processor.message import Headers
 
@@ -106,6 +108,22 @@ class Triage:
         tries.attempts = max(tries.attempts, tried.attempts)
         tries.since = min(tries.since, self._clock() - tried.failing_seconds)
 
+    def park(self, handled: Handled, raw: Any, handler: Handler | None, headers: Headers) -> None:
+        """An earlier message of its key waits to be dealt with; so does this one."""
+        handled.dead_letters.append(parked(handled.partition, raw, handler, headers))
+
+    def give_back(
+        self,
+        handled: Handled,
+        letter: Letter,
+        handler: Handler | None,
+        error: Exception,
+        attempts: int,
+    ) -> None:
+        """A dead letter has failed again."""
+        handled.skipped += 1
+        handled.returned.append(returned(letter, handler, error, attempts))
+
     def passed(self, partition: Partition, offset: int) -> None:
         """The message is done: nothing of it is to be remembered."""
         self._tries.pop((*partition, offset), None)
@@ -140,7 +158,8 @@ class Triage:
             return Verdict.STOP
         attempts, since = (tries.attempts, tries.since) if tries else (1, self._clock())
         failing = self._clock() - since
-        letter = dead_letter(handled.partition, raw, handler, error, attempts, headers, failing)
+        told = failure(handled.partition.topic, handler, error)
+        letter = dead_letter(handled.partition, raw, told, attempts, headers, failing)
         if self._topic is not None:
             try:
                 record, size = self._topic.record(letter)
@@ -170,6 +189,14 @@ class Triage:
         while len(known) > SNAPSHOTS:
             del known[next(iter(known))]
 
+    def _hold_key(self, handled: Handled, key: bytes | None) -> None:
+        """Later messages of the key wait for the letter that was just made."""
+        if key is None:
+            return
+        assert handled.arrived is not None, "those that follow are looked at"
+        handled.dead_letters[-1] = replace(handled.dead_letters[-1], holds_key=True)
+        handled.new_keys.append(key)
+
     def _tries_of(self, partition: Partition, offset: int) -> Tries:
         place = (*partition, offset)
         tries = self._tries.get(place)
@@ -179,7 +206,7 @@ class Triage:
 
     def _stop(self, decoded: Decoded, error: Exception, told: str, tries: Tries) -> Stop | None:
         """Why this error stops the partition; None where only its message is concerned."""
-        if isinstance(error, Halt):
+        if isinstance(error, Halt) and decoded.task is None:
             return Stop("handler-halt", told, None)
         if isinstance(error, PipelineError):
             return Stop(PIPELINE_ERROR, told, None)
@@ -206,13 +233,19 @@ class Triage:
         headers: Headers,
     ) -> Verdict:
         handler = decoded.handler
+        if decoded.task is not None and decoded.task.letter is not None:
+            self.give_back(handled, decoded.task.letter, handler, error, tries.attempts)
+            return Verdict.DONE
         if handler.on_failure == "skip":
             handled.skipped += 1
             return Verdict.DONE
         if handler.on_failure == "halt":
             handled.stop = Stop(MESSAGE_FAILED, told, None)
             return Verdict.STOP
-        return self.dead_letter(handled, decoded.raw, handler, error, tries, headers)
+        verdict = self.dead_letter(handled, decoded.raw, handler, error, tries, headers)
+        if handler.on_failure == "park-key" and verdict is Verdict.DONE:
+            self._hold_key(handled, decoded.raw.key())
+        return verdict
 
 
 def _is_final(error: Exception) -> bool:

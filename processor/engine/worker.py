@@ -226,6 +226,7 @@ class Worker:
             handled=sum(each.handled for each in ended.handled),
             outputs=sum(len(each.records) for each in ended.handled),
             dead_letters=sum(len(each.dead_letters) for each in ended.handled),
+            duplicates=sum(each.duplicates for each in ended.handled),
             seconds=ended.seconds,
         )
 

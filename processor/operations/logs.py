@@ -50,7 +50,13 @@ class LogObserver:
         """Too many for a log."""
 
     def committed(
-        self, partitions: int, handled: int, outputs: int, dead_letters: int, seconds: float
+        self,
+        partitions: int,
+        handled: int,
+        outputs: int,
+        dead_letters: int,
+        duplicates: int,
+        seconds: float,
     ) -> None:
         self._log.debug(
             "batch",
@@ -58,6 +64,7 @@ class LogObserver:
             handled=handled,
             outputs=outputs,
             dead_letters=dead_letters,
+            duplicates=duplicates,
             milliseconds=round(seconds * 1_000, 1),
         )
         if dead_letters:

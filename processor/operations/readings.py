@@ -47,6 +47,7 @@ class Progress:
     outputs: int
     dead_lettered: int
     skipped: int
+    duplicates: int
     updated_at: datetime
     token_ends: dict[str, int] = field(default_factory=dict)
 
@@ -190,7 +191,7 @@ def _all(
 _PROGRESS = """
 SELECT id, cluster_id, topic, partition, topic_id, next_offset, published_offset, verified_offset,
     lineage, token, tokens_in_k, intent, leader_epoch,
-    handled, outputs, dead_lettered, skipped, updated_at, token_ends
+    handled, outputs, dead_lettered, skipped, duplicates, updated_at, token_ends
 FROM processor.progress
 WHERE group_id = %(group)s AND superseded_at IS NULL
     AND cluster_id = coalesce(%(cluster)s, cluster_id)

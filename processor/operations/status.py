@@ -41,6 +41,8 @@ class PartitionStatus:
     outputs: int
     dead_lettered: int
     skipped: int
+    duplicates: int
+    """Of those that were skipped."""
     broken: str | None
     """How P ≤ K ≤ H is violated, if it is."""
 
@@ -115,6 +117,7 @@ def _partition(readings: Readings, place: Place) -> PartitionStatus:
         outputs=row.outputs if row else 0,
         dead_lettered=row.dead_lettered if row else 0,
         skipped=row.skipped if row else 0,
+        duplicates=row.duplicates if row else 0,
         broken=broken(row, readings.floors.get(place), committed),
     )
 

@@ -45,7 +45,13 @@ class Told:
     def step_took(self, step: Step, seconds: float) -> None: ...
 
     def committed(
-        self, partitions: int, handled: int, outputs: int, dead_letters: int, seconds: float
+        self,
+        partitions: int,
+        handled: int,
+        outputs: int,
+        dead_letters: int,
+        duplicates: int,
+        seconds: float,
     ) -> None:
         self._say("batch: {} handled, {} outputs, {} dead letters", handled, outputs, dead_letters)
 

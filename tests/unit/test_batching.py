@@ -17,8 +17,10 @@ from hypothesis import strategies as st
 from sqlalchemy import Column, Integer, MetaData, Table
 
 from processor import Halt, Message, Output, Pipeline, Reject, Retry, Transaction
+from processor.engine.admission import HALT_UNKNOWN_TYPE
 from processor.engine.batch import Handled, Partition, Record, Slice, Tried
 from processor.engine.dead_letter_topic import PREFIX, DeadLetterTopic
+from processor.engine.decoding import Decoding
 from processor.engine.failures import (
     DatabaseDoubt,
     Deadlock,
@@ -26,7 +28,7 @@ from processor.engine.failures import (
     StatementFailed,
     StatementRefused,
 )
-from processor.engine.handling import HALT_UNKNOWN_TYPE, Handling
+from processor.engine.handling import Handling
 from processor.engine.isolation import Isolation
 from processor.engine.sealing import Sealer
 from processor.engine.triage import MAX_RETRY_SECONDS, Triage, back_off_seconds
@@ -74,7 +76,7 @@ class Bench:
         name = self.pipeline.dead_letter_topic
         topic = None if name is None else DeadLetterTopic(name, sealer)
         self.handling = Handling(
-            self.pipeline.routes,
+            Decoding(self.pipeline.routes),
             sealer,
             store,
             free_steps(),

@@ -1,5 +1,7 @@
 """What is known of failures: tries across restarts, dead letters that are replayed, parked keys.
 
+And the periods of business keys, whose tables come and go while workers run.
+
 The version before writes dead letters without the new columns: their defaults say that a letter has
 failed and waits. It neither parks nor replays.
 
@@ -24,9 +26,11 @@ def upgrade() -> None:
     extend_progress()
     extend_dead_letters()
     create_parked_keys()
+    create_dedup_periods()
 
 
 def downgrade() -> None:
+    drop_dedup_periods()
     op.drop_table("parked_keys", schema=SCHEMA)
     op.drop_index("dead_letters_parked_behind_idx", "dead_letters", schema=SCHEMA)
     op.drop_index("dead_letters_group_id_fingerprint_idx", "dead_letters", schema=SCHEMA)
@@ -108,3 +112,37 @@ def create_parked_keys() -> None:
         sa.UniqueConstraint("letter_id", name="parked_keys_letter_id_key"),
         schema=SCHEMA,
     )
+
+
+def create_dedup_periods() -> None:
+    op.create_table(
+        "dedup_periods",
+        sa.Column("id", sa.BigInteger(), sa.Identity(always=True), nullable=False),
+        sa.Column("group_id", sa.Text(), nullable=False),
+        sa.Column("opened_at", sa.DateTime(timezone=True), nullable=False),
+        _moment("closed_at", "takes no keys any more; they are looked at"),
+        sa.Column(
+            "expired",
+            sa.Boolean(),
+            server_default="false",
+            nullable=False,
+            comment="to be dropped",
+        ),
+        sa.PrimaryKeyConstraint("id", name="dedup_periods_pkey"),
+        schema=SCHEMA,
+    )
+    op.create_index("dedup_periods_group_id_idx", "dedup_periods", ["group_id"], schema=SCHEMA)
+
+
+def drop_dedup_periods() -> None:
+    op.execute(DROP_KEYS)
+    op.drop_table("dedup_periods", schema=SCHEMA)
+
+
+DROP_KEYS = """
+DO $$ DECLARE t text; BEGIN
+    FOR t IN SELECT format('%I.%I', schemaname, tablename) FROM pg_tables
+        WHERE schemaname = 'processor' AND tablename LIKE 'dedup\\_keys\\_%'
+    LOOP EXECUTE 'DROP TABLE ' || t; END LOOP;
+END $$
+"""

@@ -55,7 +55,7 @@ def check_kafka(
 
 def check_postgres(settings: Settings, pipeline: Pipeline, notify: Notify) -> Iterator[Finding]:
     with session(settings, notify=notify) as connection:
-        yield from postgres.judge(postgres.gather(connection))
+        yield from postgres.judge(postgres.gather(connection), makes_tables=pipeline.has_keys)
         if pipeline.tables is not None:
             found = tables.gather(connection, pipeline.tables)
             yield from tables.judge(pipeline.tables, found)

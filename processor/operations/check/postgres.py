@@ -9,7 +9,7 @@ from processor import revisions
 from processor.errors import SchemaMismatch
 from processor.operations.check.finding import Area, Finding
 from processor.operations.database import Connection
-from processor.schema import metadata
+from processor.schema import SCHEMA, metadata
 
 OLDEST = 140_000
 SETTINGS = (
@@ -40,6 +40,8 @@ class Facts:
     revision: str | None
     missing_rights: tuple[str, ...]
     """As ``UPDATE ON processor.progress``."""
+    may_create: bool = True
+    """Tables in the schema ``processor``."""
 
 
 def gather(connection: Connection) -> Facts:
@@ -54,10 +56,12 @@ def gather(connection: Connection) -> Facts:
     assert row is not None
     revision = revisions.read_revision(connection)
     missing = () if revision is None else _missing_rights(connection)
-    return Facts(dict(rows), row[0], row[1], row[2], revision, missing)
+    may_create = revision is None or _may_create(connection)
+    return Facts(dict(rows), row[0], row[1], row[2], revision, missing, may_create)
 
 
-def judge(facts: Facts) -> Iterator[Finding]:
+def judge(facts: Facts, *, makes_tables: bool = False) -> Iterator[Finding]:
+    """:param makes_tables: the pipeline looks for duplicates: it makes and drops tables of keys."""
     yield version(int(facts.settings["server_version_num"]))
     yield primary(facts)
     yield from durability(facts.settings)
@@ -65,6 +69,11 @@ def judge(facts: Facts) -> Iterator[Finding]:
     yield revision(facts.revision)
     for right in facts.missing_rights:
         yield postgres.error(f"the configured user lacks {right}", f"GRANT {right}")
+    if makes_tables and not facts.may_create:
+        yield postgres.error(
+            f"the configured user may not create tables in the schema {SCHEMA}, as dedup does",
+            f"GRANT CREATE ON SCHEMA {SCHEMA}",
+        )
 
 
 def version(number: int) -> Finding:
@@ -128,3 +137,10 @@ def _missing_rights(connection: Connection) -> tuple[str, ...]:
         [tables, list(RIGHTS), [SYSTEM_IDENTIFIER]],
     ).fetchall()
     return tuple(row[0] for row in rows)
+
+
+def _may_create(connection: Connection) -> bool:
+    row = connection.execute(
+        "SELECT has_schema_privilege(current_user, %s, 'CREATE')", [SCHEMA]
+    ).fetchone()
+    return row is not None and bool(row[0])

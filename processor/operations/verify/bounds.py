@@ -40,6 +40,7 @@ class Row:
     outputs: int
     dead_lettered: int
     skipped: int
+    duplicates: int
     created_at: datetime
 
 
@@ -243,7 +244,7 @@ ORDER BY "offset", id LIMIT 5000
 
 _ROWS = """
 SELECT id, topic, partition, topic_id, next_offset, published_offset, lineage, intent,
-    initial_partitions, handled, outputs, dead_lettered, skipped, created_at
+    initial_partitions, handled, outputs, dead_lettered, skipped, duplicates, created_at
 FROM processor.progress
 WHERE group_id = %s AND superseded_at IS NULL AND cluster_id = %s AND topic = ANY(%s)
 ORDER BY topic, partition, id

@@ -61,6 +61,7 @@ def judge(work: Work, seen: Circumstances, dead_letters: Iterable[int]) -> Parti
         handled=row.handled,
         dead_lettered=row.dead_lettered,
         skipped=row.skipped,
+        duplicates=row.duplicates,
         outputs=row.outputs,
         outputs_found=work.published + work.open,
         outputs_waiting=bound.waiting,

@@ -108,6 +108,8 @@ class PartitionReport:
     handled: int
     dead_lettered: int
     skipped: int
+    duplicates: int
+    """Of those that were skipped."""
     outputs: int
     """As the counters say, for the whole partition and not for a range."""
     outputs_found: int

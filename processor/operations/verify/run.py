@@ -206,6 +206,7 @@ def _empty(place: Place, book: Book) -> PartitionReport:
         handled=0,
         dead_lettered=0,
         skipped=0,
+        duplicates=0,
         outputs=0,
         outputs_found=0,
         outputs_waiting=0,

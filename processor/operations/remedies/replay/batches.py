@@ -8,15 +8,22 @@ from dataclasses import replace
 from processor.engine.batch import Handled, Partition, Slice
 from processor.engine.clients import KafkaClients, LogLines
 from processor.engine.cluster import Cluster
+from processor.engine.decoding import Decoding
+from processor.engine.dedup import Keys
 from processor.engine.failures import Doubt, Restart
 from processor.engine.handling import Handling
+from processor.engine.intake import Intake
 from processor.engine.isolation import Isolation
 from processor.engine.observer import NullObserver
 from processor.engine.output_topics import output_rules, partition_counts
+from processor.engine.parking import Parking
+from processor.engine.partitions import Partitions
+from processor.engine.replays import Replays
 from processor.engine.sealing import Sealer
 from processor.engine.steps import Steps
 from processor.engine.store import Store
 from processor.engine.triage import DATABASE_REFUSED
+from processor.engine.triggers import replays_topic
 from processor.errors import Refused
 from processor.pipeline import Pipeline
 from processor.settings import Settings
@@ -41,20 +48,28 @@ class Batches:
         }
         counts = partition_counts(Cluster(clients.admin, group, steps), pipeline)
         self._store = store
-        self._routes = pipeline.routes
+        self._decoding = Decoding(pipeline.routes)
         self._handling = Handling(
-            pipeline.routes,
+            self._decoding,
             Sealer(pipeline.outputs, limits, counts, rules),
             store,
             steps,
             settings.batch_max_output_bytes,
             settings.kafka.max_poll_interval_seconds,
             settings.batch_max_seconds,
+            intake=Intake(
+                self._decoding,
+                steps,
+                Keys(group, pipeline.isolation) if pipeline.has_keys else None,
+                Parking(Partitions()),
+                Replays(group),
+            ),
+            replays_topic=replays_topic(group),
         )
         self._isolation = Isolation(self._handling, steps)
 
     def is_batch(self, partition: Partition) -> bool:
-        return self._routes[partition.topic].batch
+        return self._decoding.is_batch(partition)
 
     def run(self, each: Slice) -> Handled:
         """The slice, or its beginning: ``rest`` is what is left of it.

@@ -71,6 +71,7 @@ class Comparison:
     handled: int = 0
     dead_lettered: int = 0
     skipped: int = 0
+    duplicates: int = 0
     equal: int = 0
     different: int = 0
     incomparable: int = 0

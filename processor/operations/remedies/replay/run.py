@@ -191,6 +191,7 @@ class Run:
             handled=handled.handled,
             dead_letters=handled.dead_letters,
             skipped=handled.skipped,
+            duplicates=handled.duplicates,
         )
         self._store.commit([advance], {row.id: (self.partition.topic, row.topic_id)})
         self._counted(handled)
@@ -216,6 +217,7 @@ class Run:
         self.comparison.handled += handled.handled
         self.comparison.dead_lettered += len(handled.dead_letters)
         self.comparison.skipped += handled.skipped
+        self.comparison.duplicates += handled.duplicates
 
     def _note(self, place: Place, message: Message, source: Provenance) -> None:
         headers = list(message.headers() or ())

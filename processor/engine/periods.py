@@ -1,0 +1,149 @@
+"""Periods of business keys: opened, closed and dropped, so that no key is ever deleted by age.
+
+A period takes keys for a part of the retention and is looked at until the retention has passed
+since its end; then its table is dropped whole. Time is the database's. Every change happens in one
+transaction under the lock that batches share: it waits for those under way, for a short while, or
+comes again. A crash leaves all of a change or nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import psycopg
+
+from processor.engine.database import Connection, Database, text
+from processor.engine.dedup import lock_number, table_of
+from processor.engine.failures import DatabaseDoubt
+from processor.engine.observer import Observer
+
+PARTS = 4
+"""Of the retention, that a period lasts: keys are kept for a quarter of it longer at most, and five
+tables are looked at."""
+MOST_SECONDS_BETWEEN_LOOKS = 5.0
+LEAST_SECONDS_BETWEEN_LOOKS = 0.2
+FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.25, 8.0
+"""For batches under way: others wait behind it for as long, so it is short, and twice as long each
+time that it was in vain."""
+DROP_WAIT_SECONDS = 0.2
+
+
+class Periods:
+    """Keeps one group's periods; any of its workers does it, and several at once are fine."""
+
+    def __init__(
+        self,
+        database: Database,
+        group_id: str,
+        retention_seconds: float,
+        observer: Observer,
+        clock: Callable[[], float],
+    ) -> None:
+        self._database = database
+        self._group_id = group_id
+        self._retention = retention_seconds
+        self._observer = observer
+        self._clock = clock
+        self._wait = FIRST_WAIT_SECONDS
+        self._between = min(
+            MOST_SECONDS_BETWEEN_LOOKS,
+            max(LEAST_SECONDS_BETWEEN_LOOKS, retention_seconds / PARTS / 4),
+        )
+        self.due = 0.0
+        """When to look again (monotonic seconds)."""
+
+    def keep(self) -> None:
+        """Open, close and drop whatever is due; what fails is told and tried again.
+
+        Between batches only: no transaction may be open.
+        """
+        self.due = self._clock() + self._between
+        try:
+            self._keep()
+        except DatabaseDoubt as doubt:
+            if isinstance(doubt.__cause__, psycopg.errors.LockNotAvailable):
+                self._wait = min(2 * self._wait, LONGEST_WAIT_SECONDS)
+                self._observer.noted("dedup-periods-wait", reason=str(doubt))
+            else:
+                self._observer.noted("dedup-periods-failed", reason=str(doubt))
+
+    def _keep(self) -> None:
+        with self._database.transaction() as connection:
+            found = connection.execute(_LOOK, self._times()).fetchone()
+        assert found is not None, "an aggregate has a row"
+        is_open, is_late, expired = found
+        if not is_open or is_late:
+            self._turn()
+        for period in expired or ():
+            self._drop(period)
+
+    def _turn(self) -> None:
+        """Open the next period if the current one is over, and let go of those that are too old."""
+        with self._database.transaction() as connection:
+            _wait_at_most(connection, self._wait)
+            connection.execute("SELECT pg_advisory_xact_lock(%s)", [lock_number(self._group_id)])
+            connection.execute(_EXPIRE, self._times())
+            # Another worker may have been faster.
+            if connection.execute(_IS_OPEN, self._times()).fetchone() is None:
+                self._open(connection)
+        self._wait = FIRST_WAIT_SECONDS
+
+    def _open(self, connection: Connection) -> None:
+        connection.execute(_CLOSE, [self._group_id])
+        row = connection.execute(_OPEN, [self._group_id]).fetchone()
+        assert row is not None
+        connection.execute(text(f"CREATE TABLE {table_of(row[0])} (key uuid PRIMARY KEY)"))
+
+    def _drop(self, period: int) -> None:
+        """No batch looks at it any more; a dump of the database may."""
+        with self._database.transaction() as connection:
+            _wait_at_most(connection, DROP_WAIT_SECONDS)
+            connection.execute(text(f"DROP TABLE IF EXISTS {table_of(period)}"))
+            connection.execute("DELETE FROM processor.dedup_periods WHERE id = %s", [period])
+
+    def _times(self) -> dict[str, object]:
+        return {
+            "group": self._group_id,
+            "lasts": self._retention / PARTS,
+            "retention": self._retention,
+        }
+
+
+def _wait_at_most(connection: Connection, seconds: float) -> None:
+    connection.execute(text(f"SET LOCAL lock_timeout = {int(seconds * 1_000)}"), prepare=False)
+
+
+_LOOK = """
+SELECT
+    count(*) FILTER (
+        WHERE closed_at IS NULL AND NOT expired
+            AND clock_timestamp() < opened_at + make_interval(secs => %(lasts)s)
+    ) > 0,
+    count(*) FILTER (
+        WHERE NOT expired AND clock_timestamp() >= closed_at + make_interval(secs => %(retention)s)
+    ) > 0,
+    array_agg(id ORDER BY id) FILTER (WHERE expired)
+FROM processor.dedup_periods WHERE group_id = %(group)s
+"""
+
+_EXPIRE = """
+UPDATE processor.dedup_periods SET expired = true
+WHERE group_id = %(group)s AND NOT expired
+    AND clock_timestamp() >= closed_at + make_interval(secs => %(retention)s)
+"""
+
+_IS_OPEN = """
+SELECT 1 FROM processor.dedup_periods
+WHERE group_id = %(group)s AND closed_at IS NULL AND NOT expired
+    AND clock_timestamp() < opened_at + make_interval(secs => %(lasts)s)
+"""
+
+_CLOSE = """
+UPDATE processor.dedup_periods SET closed_at = clock_timestamp()
+WHERE group_id = %s AND closed_at IS NULL
+"""
+
+_OPEN = """
+INSERT INTO processor.dedup_periods (group_id, opened_at) VALUES (%s, clock_timestamp())
+RETURNING id
+"""
