@@ -1,7 +1,7 @@
 """Pipelines for the service under test; each message says what its handler is to do.
 
 Topics come from the environment, so that each service has its own: ``ENGINE_TEST_TOPICS`` is
-``acts,raw,batches,output``.
+``acts,raw,batches,output,keyed,dead``.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from sqlalchemy import BigInteger, Column, Integer, MetaData, Table, Text
 
 from processor import Halt, Message, Output, Pipeline, Reject, Retry, Transaction
 
-ACTS, RAW, BATCHES, OUTPUT = os.environ.get("ENGINE_TEST_TOPICS", "acts,raw,batches,output").split(
-    ","
-)
+ACTS, RAW, BATCHES, OUTPUT, KEYED, DEAD = os.environ.get(
+    "ENGINE_TEST_TOPICS", "acts,raw,batches,output,keyed,dead"
+).split(",")
 
 DEFINITIONS = """
 CREATE TABLE effects (topic text, partition int, "offset" bigint, n bigint);
@@ -60,6 +60,10 @@ class Told(msgspec.Struct):
 
 
 acts = Pipeline("acts", outputs=[OUTPUT])
+letters = Pipeline(
+    "letters", outputs=[OUTPUT], max_dead_letter_ratio=1, dead_letter_topic=DEAD, tables=metadata
+)
+"""With a topic of dead letters, and keys that are parked."""
 
 _tries: dict[tuple[int, int], list[float]] = defaultdict(list)
 
@@ -68,6 +72,8 @@ def tell(message: Message[Any], n: int, more: Any = None, **fields: Any) -> Outp
     return Output(OUTPUT, key=message.key, value=Told(n, more), **fields)
 
 
+@letters.handler(ACTS)
+@letters.handler(KEYED, on_failure="park-key")
 @acts.handler(ACTS)
 def act(event: Act, message: Message[Act], tx: Transaction) -> Iterator[Output]:
     where = {"topic": message.topic, "partition": message.partition, "offset": message.offset}
@@ -82,6 +88,19 @@ def act(event: Act, message: Message[Act], tx: Transaction) -> Iterator[Output]:
 
 def fail(event: Act, message: Message[Act], tx: Transaction) -> None:
     raise ValueError(event.text or "it failed")
+
+
+def mended(event: Act, message: Message[Act], tx: Transaction) -> None:
+    """Fails until the file that the text names is there."""
+    if not Path(event.text).exists():
+        raise ValueError(f"message {event.n} is not mended")
+
+
+def asked(event: Act, message: Message[Act], tx: Transaction) -> None:
+    """As :func:`mended`, but Postgres is asked, and has something written before."""
+    tx.execute("INSERT INTO totals VALUES (%s, 1)", [f"{message.offset} of {message.topic}"])
+    if tx.fetch_one("SELECT 1 FROM switches WHERE name = %s", [event.text]) is None:
+        raise ValueError(f"message {event.n} is not mended")
 
 
 def reject(event: Act, message: Message[Act], tx: Transaction) -> None:
@@ -178,6 +197,8 @@ def odd(event: Act, message: Message[Act], tx: Transaction) -> Output:
 
 DEEDS: dict[str, Any] = {
     "fail": fail,
+    "mended": mended,
+    "asked": asked,
     "reject": reject,
     "retry": retry,
     "halt": halt,
@@ -202,6 +223,7 @@ def echo(message: Message[bytes]) -> Iterator[Output]:
     yield Output(OUTPUT, key=message.key, value=message.value, headers=message.headers)
 
 
+@letters.batch_handler(BATCHES)
 @acts.batch_handler(BATCHES)
 def together(messages: Sequence[Message[Act]], tx: Transaction) -> Iterator[Output]:
     for message in messages:

@@ -58,8 +58,9 @@ class Scene:
         number = f"s{os.getpid()}-{next(_numbers)}"
         self.kafka, self.postgres, self.admin, self.folder = kafka, postgres, admin, folder
         self.group = f"engine-{number}"
-        self.acts, self.raw, self.batches, self.output = (
-            f"{name}-{number}" for name in ("acts", "raw", "batches", "output")
+        names = ("acts", "raw", "batches", "output", "keyed", "dead")
+        self.acts, self.raw, self.batches, self.output, self.keyed, self.dead = (
+            f"{name}-{number}" for name in names
         )
         self.url = create_migrated(postgres)
         self._observed: Observed | None = None
@@ -121,13 +122,20 @@ class Scene:
             **settings,
         }
         names = {f"PROCESSOR_{name.upper()}": value for name, value in given.items()}
-        topics = ",".join((self.acts, self.raw, self.batches, self.output))
+        topics = ",".join((self.acts, self.raw, self.batches, self.output, self.keyed, self.dead))
         return {**names, "ENGINE_TEST_TOPICS": topics, "PYTHONUNBUFFERED": "1"}
 
-    def service(self, *, workers: int = 1, program: str = "processor", **settings: str) -> Service:
+    def service(
+        self,
+        *,
+        workers: int = 1,
+        program: str = "processor",
+        pipeline: str = "acts",
+        **settings: str,
+    ) -> Service:
         """``processor run``, in the repository's folder."""
         return Service(
-            "tests.support.pipelines:acts",
+            f"tests.support.pipelines:{pipeline}",
             workers=workers,
             log=self.folder / f"{self.group}-{next(self._logs)}.log",
             environment=self.environment(**settings),
@@ -137,7 +145,13 @@ class Scene:
 
     # Into the input
 
-    def produce(self, partition: int, *acts: Act | bytes | None, topic: str | None = None) -> int:
+    def produce(
+        self,
+        partition: int,
+        *acts: Act | bytes | None,
+        topic: str | None = None,
+        key: bytes | None = b"key",
+    ) -> int:
         """The offset after the last one."""
         reached: list[int] = []
 
@@ -148,7 +162,7 @@ class Scene:
         for each in acts:
             value = msgspec.json.encode(each) if isinstance(each, Act) else each
             self.producer.produce(
-                topic or self.acts, value, b"key", partition=partition, on_delivery=delivered
+                topic or self.acts, value, key, partition=partition, on_delivery=delivered
             )
         assert self.producer.flush(WAIT_SECONDS) == 0
         end = self._produced[topic or self.acts, partition] = max(reached) + 1
