@@ -152,6 +152,11 @@ class Pipeline:
         """:raises PipelineError: when there is no handler at all."""
         if not self.routes:
             raise PipelineError(f"pipeline {self.name!r} has no handler; add @pipeline.handler")
+        if self.dead_letter_topic in self.routes:
+            raise PipelineError(
+                f"dead_letter_topic {self.dead_letter_topic!r} has a handler here: a dead letter"
+                " would come back for ever; read it in another pipeline"
+            )
 
     def _add(self, topic: str | Topic, handler: Handler, dedup: By | Dedup | None) -> None:
         route = self._route(topic)

@@ -159,6 +159,7 @@ parked_keys = Table(
     Column("progress_id", BigInteger, primary_key=True, autoincrement=False),
     Column("key_digest", Text, primary_key=True, comment="SHA-256, hexadecimal"),
     Column("letter_id", BigInteger, nullable=False, comment="what the key waits for"),
+    _count("parked"),
     _now("since"),
     UniqueConstraint("letter_id"),
 )

@@ -63,9 +63,15 @@ def _write_parked(
             continue
         assert letter.key is not None, "without a key nothing is parked"
         place = (changes.progress_id, key_digest(letter.key))
-        row = (group_id, changes.topic, changes.topic_id, *_columns(letter))
-        statement = _INSERT_HEAD if letter.holds_key else _INSERT_PARKED
-        yield Expected(connection.execute(statement, (*row, *place)), 1, "a parked key")
+        source = (group_id, changes.topic, changes.topic_id)
+        if letter.holds_key:
+            connection.execute(_INSERT, (*source, *_columns(letter)))
+            at = (*source, letter.partition.number, letter.offset)
+            yield Expected(connection.execute(_HOLD_KEY, (*place, *at)), 1, "a parked key")
+        else:
+            connection.execute(_COUNT_PARKED, place)
+            values = (*source, *_columns(letter), *place)
+            yield Expected(connection.execute(_INSERT_PARKED, values), 1, "a parked key")
 
 
 def _write_replays(connection: Connection, changes: LetterChanges) -> Iterator[Expected]:
@@ -120,24 +126,26 @@ INSERT INTO processor.dead_letters
 VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, now() - %s::interval)
 """
 
-_INSERT_HEAD = """
-WITH letter AS (
-    INSERT INTO processor.dead_letters
-        (group_id, topic, topic_id, partition, "offset", key, value, headers, "timestamp",
-         handler, error, reason, trace, attempts, fingerprint, first_failed_at)
-    VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, now() - %s::interval)
-    RETURNING id
-)
+# The latest, where a message has become one more than once.
+_HOLD_KEY = """
 INSERT INTO processor.parked_keys (progress_id, key_digest, letter_id)
-SELECT %s::bigint, %s, id FROM letter
+SELECT %s::bigint, %s::text, l.id FROM processor.dead_letters l
+WHERE l.group_id = %s AND l.topic = %s AND l.topic_id = %s AND l.partition = %s AND l."offset" = %s
+ORDER BY l.id DESC LIMIT 1
+"""
+
+# A change, so that whoever releases the key by an older snapshot has to look again.
+_COUNT_PARKED = """
+UPDATE processor.parked_keys SET parked = parked + 1 WHERE progress_id = %s AND key_digest = %s
 """
 
 _INSERT_PARKED = """
 INSERT INTO processor.dead_letters
     (group_id, topic, topic_id, partition, "offset", key, value, headers, "timestamp",
      handler, error, reason, trace, attempts, fingerprint, first_failed_at, state, parked_behind)
-SELECT %s, %s, %s, %s::int, %s::bigint, %s::bytea, %s::bytea, %s::bytea, %s::bigint,
-    %s, %s, %s, %s, %s::int, %s, now() - %s::interval, 'parked', k.letter_id
+SELECT %s::text, %s::text, %s::text, %s::int, %s::bigint, %s::bytea, %s::bytea, %s::bytea,
+    %s::bigint, %s::text, %s::text, %s::text, %s::text, %s::int, %s::text, now() - %s::interval,
+    'parked', k.letter_id
 FROM processor.parked_keys k WHERE k.progress_id = %s AND k.key_digest = %s
 """
 

@@ -12,7 +12,7 @@ a trigger can be read only after the batch that has sent it.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -110,13 +110,11 @@ class Replays:
         queues = self._queues(session, wanted)
         ids = sorted({each.letter for each in named if each.letter is not None})
         letters = self._letters(session, ids)
-        held = [each.queue for each in letters.values() if each.holds_key]
-        parked = _counts(session, held)
         tasks = []
         for raw, asked in zip(triggers, named, strict=True):
             key = raw.key() or b""
             if asked.letter is not None:
-                tasks.append(_of_letter(letters.pop(asked.letter, None), parked, key))
+                tasks.append(_of_letter(letters.pop(asked.letter, None), key))
             elif asked.queue in queues:
                 tasks.append(_of_queue(asked, queues[asked.queue], key))
             else:
@@ -127,7 +125,9 @@ class Replays:
         if not ids:
             return {}
         rows = session.ask(_PENDING, (self.group_id, list(ids)))
-        return {row[0]: _letter(row) for row in rows}
+        queues = sorted({_queue_of(row) for row in rows})
+        held = {row[0] for row in session.ask(_HELD, (queues,))} if queues else set()
+        return {row[0]: _letter(row, held) for row in rows}
 
     def _queues(self, session: Session, wanted: Mapping[int, int]) -> dict[int, _Queue]:
         """Of those that exist, and in which no letter waits to be dealt with first."""
@@ -136,28 +136,25 @@ class Replays:
         locked = [row[0] for row in session.ask(_LOCK_QUEUES, (sorted(wanted),))]
         if not locked:
             return {}
-        blocked = {row[0] for row in session.ask(_BLOCKED, (locked,))}
-        queues = {}
-        for each in locked:
-            if each not in blocked:
-                rows = session.ask(_NEXT_PARKED, (each, wanted[each]))
-                left = rows[0][-1] - len(rows) if rows else 0
-                queues[each] = _Queue(iter([_letter(row) for row in rows]), bool(rows), left)
-        return queues
+        rows = session.ask(_BLOCKED, (locked, locked))
+        blocked = {number for row in rows for number in row}
+        free = [each for each in locked if each not in blocked]
+        return {each: _queue(session, each, wanted[each]) for each in free}
 
 
-def _counts(session: Session, queues: Iterable[int]) -> dict[int, int]:
-    """How many are parked in each."""
-    wanted = sorted(queues)
-    return dict(session.ask(_PARKED_COUNTS, (wanted,))) if wanted else {}
+def _queue(session: Session, number: int, wanted: int) -> _Queue:
+    rows = session.ask(_NEXT_PARKED, (number, wanted))
+    left = 0
+    if len(rows) == wanted:
+        [[parked]] = session.ask(_PARKED_COUNT, (number,))
+        left = parked - len(rows)
+    return _Queue(iter([_letter(row, {number}) for row in rows]), bool(rows), left)
 
 
-def _of_letter(letter: Letter | None, parked: Mapping[int, int], key: bytes) -> Task:
+def _of_letter(letter: Letter | None, key: bytes) -> Task:
     if letter is None:
         return Task()
-    sends: Sequence[tuple[bytes, bytes]] = ()
-    if letter.holds_key:
-        sends = queue_triggers(key, letter.queue, parked.get(letter.queue, 0))
+    sends = queue_triggers(key, letter.queue, 0) if letter.holds_key else ()
     return Task(letter, letter.queue, sends)
 
 
@@ -171,23 +168,29 @@ def _of_queue(asked: Trigger, queue: _Queue, key: bytes) -> Task:
     return Task(None, asked.queue, releases=True)
 
 
-def _letter(row: Sequence[Any]) -> Letter:
-    number, topic, partition, offset, key, value, headers, timestamp, queue, holds_key = row[:10]
+def _queue_of(row: Sequence[Any]) -> int:
+    number, parked_behind = row[0], row[8]
+    return int(number if parked_behind is None else parked_behind)
+
+
+def _letter(row: Sequence[Any], held: Collection[int]) -> Letter:
+    number, topic, partition, offset, key, value, headers, timestamp = row[:8]
     pairs = [(name, content) for name, content in msgspec.msgpack.decode(headers)]
-    place = Partition(topic, partition)
-    return Letter(number, place, offset, key, value, pairs, timestamp, queue, holds_key)
+    place, queue = Partition(topic, partition), _queue_of(row)
+    return Letter(number, place, offset, key, value, pairs, timestamp, queue, queue in held)
 
 
 _PENDING = """
 SELECT l.id, l.topic, l.partition, l."offset", l.key,
     CASE WHEN l.edited_at IS NULL THEN l.value ELSE l.replacement END,
-    l.headers, l."timestamp", COALESCE(l.parked_behind, l.id),
-    EXISTS (
-        SELECT FROM processor.parked_keys k WHERE k.letter_id = COALESCE(l.parked_behind, l.id)
-    )
+    l.headers, l."timestamp", l.parked_behind
 FROM processor.dead_letters l
 WHERE l.group_id = %s AND l.id = ANY (%s) AND l.state = 'pending'
-ORDER BY l.id FOR UPDATE OF l
+ORDER BY l.id FOR UPDATE
+"""
+
+_HELD = """
+SELECT k.letter_id FROM processor.parked_keys k WHERE k.letter_id = ANY (%s)
 """
 
 _LOCK_QUEUES = """
@@ -196,21 +199,17 @@ ORDER BY k.progress_id, k.key_digest FOR UPDATE
 """
 
 _BLOCKED = """
-SELECT q.id FROM unnest(%s::bigint[]) AS q (id)
-WHERE EXISTS (
-    SELECT FROM processor.dead_letters l WHERE (l.id = q.id OR l.parked_behind = q.id)
-        AND l.state IN ('failed', 'pending')
-)
+SELECT l.id, l.parked_behind FROM processor.dead_letters l
+WHERE (l.id = ANY (%s) OR l.parked_behind = ANY (%s)) AND l.state IN ('failed', 'pending')
 """
 
 _NEXT_PARKED = """
 SELECT l.id, l.topic, l.partition, l."offset", l.key, l.value, l.headers, l."timestamp",
-    l.parked_behind, true, count(*) OVER ()
+    l.parked_behind
 FROM processor.dead_letters l WHERE l.parked_behind = %s AND l.state = 'parked'
 ORDER BY l.id LIMIT %s
 """
 
-_PARKED_COUNTS = """
-SELECT l.parked_behind, count(*) FROM processor.dead_letters l
-WHERE l.parked_behind = ANY (%s) AND l.state = 'parked' GROUP BY l.parked_behind
+_PARKED_COUNT = """
+SELECT count(*) FROM processor.dead_letters l WHERE l.parked_behind = %s AND l.state = 'parked'
 """

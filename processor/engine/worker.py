@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from math import inf
@@ -297,7 +298,7 @@ class Worker:
             if owned.due == inf:
                 continue  # halted by a handler: only somebody's word resumes it
             owned.doubts += 1
-            owned.due = now + doubt_seconds(owned.doubts)
+            owned.due = now + doubt_seconds(owned.doubts) * random.uniform(1.0, 1.2)  # noqa: S311
             reason, remedy = "doubt", None
             if isinstance(doubt, SessionExpired):
                 owned.expired += 1

@@ -105,6 +105,7 @@ def create_parked_keys() -> None:
         sa.Column("progress_id", sa.BigInteger(), autoincrement=False, nullable=False),
         sa.Column("key_digest", sa.Text(), nullable=False, comment="SHA-256, hexadecimal"),
         sa.Column("letter_id", sa.BigInteger(), nullable=False, comment="what the key waits for"),
+        sa.Column("parked", sa.BigInteger(), server_default="0", nullable=False),
         sa.Column(
             "since", sa.DateTime(timezone=True), server_default=sa.func.now(), nullable=False
         ),
