@@ -133,7 +133,8 @@ class Batches:
 
         :param session: what they ask Postgres through, if not :attr:`session`.
         """
-        batch = Batch(slices, snapshot, self._clock.now(), careful=self._careful > 0)
+        careful = self._careful > 0 or self._handling.triage.expects(slices)
+        batch = Batch(slices, snapshot, self._clock.now(), careful=careful)
         try:
             if self._suspicious:
                 raise Suspected

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from time import monotonic
-from typing import Any
+from typing import Any, NamedTuple
 
 from processor.engine.admission import Admission
 from processor.engine.batch import Handled, Partition, Slice
@@ -45,6 +45,14 @@ class Run:
     tx: Transaction
 
 
+class Blamed(NamedTuple):
+    """A message whose handler has failed on the fast path: that was a try of it."""
+
+    partition: Partition
+    offset: int
+    error: Exception
+
+
 class Handling:
     """Runs the pipeline's handlers over slices; all in one Postgres transaction."""
 
@@ -74,6 +82,7 @@ class Handling:
         self.limit_seconds = limit_seconds
         self.clock = clock
         self._intake = intake
+        self._blamed: Blamed | None = None
 
     def run(self, slices: Sequence[Slice]) -> list[Handled]:
         """The fast path: every message once, one flush at the end.
@@ -96,6 +105,8 @@ class Handling:
         :param careful: a message that fails is set aside, unless it has asked Postgres.
         """
         journal = Journal() if careful else None
+        if not careful:
+            self._blamed = None
         tx = Transaction(session or self.store.session, journal)
         done: list[Handled] = []
         try:
@@ -181,30 +192,35 @@ class Handling:
         """
         decode, keep = self.decoding.decoder(each.partition), self._keep
         to_message = self.decoding.to_message
-        last = None
-        for index, raw in enumerate(each.messages):
-            if index and limits.reached(handled):
-                handled.rest = each.messages[index:]
-                break
-            try:
-                handler, event = decode(raw.value())
-                message = to_message(each.partition, raw, event) if handler.needs_message else None
-            except DecodeError as error:
-                self.admission.refuse(raw, handled, error)
-                if handled.stop is not None:
+        last = raw = None
+        try:
+            for index, raw in enumerate(each.messages):
+                if index and limits.reached(handled):
+                    handled.rest = each.messages[index:]
                     break
-            else:
-                result = handler.call(event, message, tx)
-                handled.handled += 1
-                if result is not None:
-                    keep(result, raw, handled)
-            last = raw
+                try:
+                    handler, event = decode(raw.value())
+                    message = None
+                    if handler.needs_message:
+                        message = to_message(each.partition, raw, event)
+                except DecodeError as error:
+                    self.admission.refuse(raw, handled, error)
+                    if handled.stop is not None:
+                        break
+                else:
+                    result = handler.call(event, message, tx)
+                    handled.handled += 1
+                    if result is not None:
+                        keep(result, raw, handled)
+                last = raw
+        except Exception as error:
+            self._blame(each.partition, raw, error, tx)
+            raise
         if last is not None:
             step_past(last, handled)
 
     def _run_arrived(self, each: Slice, handled: Handled, tx: Transaction, limits: Limits) -> None:
         """The same for messages that were decoded before."""
-        last = None
         for index, raw in enumerate(each.messages):
             if index and limits.reached(handled):
                 handled.rest = each.messages[index:]
@@ -213,10 +229,25 @@ class Handling:
             if handled.stop is not None:
                 break
             if decoded is not None:
-                self.call(decoded, handled, tx)
-            last = raw
-        if last is not None:
-            step_past(last, handled)
+                try:
+                    self.call(decoded, handled, tx)
+                except Exception as error:
+                    self._blame(each.partition, raw, error, tx)
+                    raise
+            step_past(raw, handled)
+
+    def _blame(self, partition: Partition, raw: Any, error: Exception, tx: Transaction) -> None:
+        """Where Postgres was asked, the same run may end otherwise."""
+        if not tx.asked:
+            self._blamed = Blamed(partition, raw.offset(), error)
+
+    def _told_before(self, raw: Any, handled: Handled) -> Exception | None:
+        """The error of the try on the fast path, once."""
+        blamed = self._blamed
+        if blamed is None or blamed[:2] != (handled.partition, raw.offset()):
+            return None
+        self._blamed = None
+        return blamed.error
 
     def _run_carefully(
         self, each: Slice, handled: Handled, tx: Transaction, journal: Journal, limits: Limits
@@ -239,6 +270,8 @@ class Handling:
         while decoded is not None:
             mark, tx.asked = handled.mark(), False
             try:
+                if (blamed := self._told_before(raw, handled)) is not None:
+                    raise blamed
                 self.call(decoded, handled, tx)
             except Exception as error:
                 if tx.asked:

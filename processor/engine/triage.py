@@ -15,7 +15,7 @@ from time import monotonic
 from typing import Any
 
 from processor.binding import Handler
-from processor.engine.batch import Handled, Partition, Stop, Tried
+from processor.engine.batch import Handled, Partition, Slice, Stop, Tried
 from processor.engine.dead_letter_topic import DeadLetterTopic
 from processor.engine.failures import Deadlock, StatementFailed, StatementRefused
 from processor.engine.letters import dead_letter, failure, parked, returned
@@ -101,6 +101,13 @@ class Triage:
         if verdict is Verdict.DONE:
             self.passed(handled.partition, offset)
         return verdict
+
+    def expects(self, slices: Sequence[Slice]) -> bool:
+        """Whether any message of theirs may have failed before."""
+        if not self._tries:
+            return False
+        trying = {each[:2] for each in self._tries}
+        return any(each.partition in trying for each in slices)
 
     def remember(self, partition: Partition, tried: Tried) -> None:
         """Of a message that another run, or another worker, has tried before."""

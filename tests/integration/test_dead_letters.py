@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -334,3 +337,47 @@ class TestParkedKeys:
         return shared.observed.rows(
             "SELECT * FROM processor.parked_keys WHERE progress_id = %s", row["id"]
         )
+
+
+def test_attempts_and_waits_outlast_the_worker(
+    kafka: Kafka, postgres: Postgres, admin: AdminClient, tmp_path: Path
+) -> None:
+    scene = Letters(kafka, postgres, admin, tmp_path, 2)
+    tries = tmp_path / "tries"
+    try:
+        with scene.service(pipeline="letters") as service:
+            scene.produce(0, Act(1), Act(2, "later", str(tries)), Act(3))
+            scene.wait_state(0, "backing-off", "retry")
+            service.child.kill()
+        with scene.service(pipeline="letters"):
+            found = scene.wait_state(0, "backing-off", "retry")
+            assert "offset 1" in found["detail"]
+            scene.produce(1, Act(4))
+            scene.wait_rest(1)
+            scene.wait_rest(0)
+        assert scene.numbers(0) == [1, 3]
+        [letter] = scene.letters(0)
+        moments = [float(line) for line in tries.read_text().split()]
+        assert (letter["attempts"], len(moments)) == (3, 3)
+        assert moments[1] - moments[0] >= 1.5
+        assert moments[2] - moments[1] >= 3.0
+        lasted = letter["last_failed_at"] - letter["first_failed_at"]
+        assert lasted.total_seconds() >= 4.5
+    finally:
+        scene.close()
+
+
+def test_verify_agrees_with_letters_that_were_replayed_parked_and_discarded(
+    shared: Letters,
+) -> None:
+    """The last of the file: of all that the others have left."""
+    found = subprocess.run(
+        [sys.executable, "-m", "processor", "verify", REFERENCE, "--json"],
+        cwd=ROOT,
+        env={**os.environ, **shared.environment()},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert found.returncode == Exit.OK, found.stdout + found.stderr

@@ -116,6 +116,13 @@ def retry(event: Act, message: Message[Act], tx: Transaction) -> list[float]:
     return tries
 
 
+def later(event: Act, message: Message[Act], tx: Transaction) -> None:
+    """Never; the file that the text names tells when it was tried."""
+    with Path(event.text).open("a") as file:
+        file.write(f"{time.time()}\n")
+    raise Retry("later", after=1.5)
+
+
 def halt(event: Act, message: Message[Act], tx: Transaction) -> None:
     if tx.fetch_one("SELECT 1 FROM switches WHERE name = %s", [event.text]) is None:
         raise Halt("the switch is off")
@@ -198,6 +205,7 @@ def odd(event: Act, message: Message[Act], tx: Transaction) -> Output:
 DEEDS: dict[str, Any] = {
     "fail": fail,
     "mended": mended,
+    "later": later,
     "asked": asked,
     "reject": reject,
     "retry": retry,
