@@ -8,8 +8,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.simulation.postgres.world import SimulatedWorld
 from tests.support.databases import PostgresWorld
+from tests.support.simulated_database import SimulatedWorld
 
 TABLE = "CREATE TABLE alike (n int PRIMARY KEY, text text, total bigint UNIQUE)"
 STATEMENTS = (
