@@ -18,7 +18,7 @@ from greenlet import GreenletExit, getcurrent, greenlet
 POLL_SECONDS = 0.005
 
 
-class Killed(GreenletExit):
+class Killed(GreenletExit):  # type: ignore[misc]  # greenlet has no types
     """Raised in the task of a process that is dead, wherever it next touches the world."""
 
 
@@ -126,7 +126,7 @@ class Scheduler:
     """
 
     def __init__(self, seed: int) -> None:
-        self.random = Random(seed)
+        self.random = Random(seed)  # noqa: S311
         self._draw = self.random.random
         self.hub = getcurrent()
         self._now = 0.0

@@ -72,12 +72,12 @@ class Future(Generic[T]):
         self._value: Any = value
         self._error = error
 
-    def result(self, timeout: float | None = None) -> T:
+    def result(self, timeout: float | None = None) -> T:  # noqa: ARG002
         if self._error is not None:
             raise self._error
         return self._value  # type: ignore[no-any-return]
 
-    def exception(self, timeout: float | None = None) -> BaseException | None:
+    def exception(self, timeout: float | None = None) -> BaseException | None:  # noqa: ARG002
         return self._error
 
 
@@ -90,7 +90,7 @@ class AdminClient:
         self._broker = broker
         self._connection = Connection(broker, network, logger)
 
-    def poll(self, timeout: float = 0) -> int:
+    def poll(self, timeout: float = 0) -> int:  # noqa: ARG002
         self._connection.tell()
         return 0
 
@@ -126,7 +126,10 @@ class AdminClient:
         return self._ask_each("ListOffsets", list(requested), offset, request_timeout)
 
     def describe_consumer_groups(
-        self, groups: Sequence[str], *, request_timeout: float
+        self,
+        groups: Sequence[str],
+        *,
+        request_timeout: float,  # noqa: ARG002
     ) -> dict[str, Future[None]]:
         """Costs no time here, and never fails: nothing hangs on what it says."""
         return {group: Future(None) for group in groups}

@@ -250,7 +250,13 @@ class Broker:
     def restart(self, seconds: float = 3.0, then: Callable[[], None] | None = None) -> None:
         """Away for so long; returns at once."""
         self.stop()
-        self.time.later(seconds, lambda: (self.start(), then() if then else None))  # type: ignore[arg-type, return-value]
+
+        def back() -> None:
+            self.start()
+            if then is not None:
+                then()
+
+        self.time.later(seconds, back)
 
     # What a checker reads
 

@@ -217,7 +217,7 @@ class Membership:
             raise Fatal(KafkaError(code).str())
         if code == KafkaError.UNKNOWN_MEMBER_ID:
             self.member_id = ""
-        return code != KafkaError.REBALANCE_IN_PROGRESS
+        return bool(code != KafkaError.REBALANCE_IN_PROGRESS)
 
     def _too_slow(self) -> bool:
         """The application did not poll for too long."""

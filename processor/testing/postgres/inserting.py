@@ -197,7 +197,7 @@ class _OnConflict:
             raise errors.SerializationFailure("could not serialize access due to concurrent update")
         old = transaction.locked(table, seen)
         assert old is not None, "a row that is deleted has no key"
-        row = self._changed((old, excluded), q)
+        row: Values = self._changed((old, excluded), q)
         table.shape.check(row)
         store(transaction, table, row, old)
         touched.add(place)

@@ -38,7 +38,7 @@ def parse(text: str) -> list[Statement]:
     :raises psycopg.errors.SyntaxError: for what begins with no command of SQL.
     :raises UnknownStatement: for what this fake has not learned; it names the statement.
     """
-    parsed = []
+    parsed: list[Statement] = []
     for tokens in split(tokens_of(text)):
         first = tokens[0].text
         if first in COMMANDS:

@@ -86,7 +86,7 @@ class Server:
         )
         self.add(replace(old, shape=replace(old.shape, columns=columns)))
 
-    def connect(self, conninfo: str = "", **options: Any) -> Connection:
+    def connect(self, conninfo: str = "", **options: Any) -> Connection:  # noqa: ARG002
         """As ``psycopg.connect``, from the running process.
 
         :raises psycopg.OperationalError: when it is down or cannot be reached.
@@ -201,7 +201,9 @@ class Server:
         by_transaction = {each.transaction: each for each in self.sessions.values()}
         asked = session
         for _ in self.sessions:
-            found = asked.blocked_by and by_transaction.get(asked.blocked_by)
+            if asked.blocked_by is None:
+                return False
+            found = by_transaction.get(asked.blocked_by)
             if found is None:
                 return False
             if found is session:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -214,7 +215,7 @@ class Session:
         """The time-outs begin anew at each lock, but for the statement's own."""
         self.blocked_by = holder
         self.server.waiting.append(self)
-        limits = [
+        limits: list[tuple[str, psycopg.Error]] = [
             ("lock_timeout", errors.LockNotAvailable("canceling statement due to lock timeout")),
             ("statement_timeout", errors.QueryCanceled(
                 "canceling statement due to statement timeout"
@@ -224,7 +225,7 @@ class Session:
         for name, error in limits:
             seconds = self.settings.seconds(name)
             if seconds:
-                self._timers.append(later(seconds, lambda error=error: self._give_up(error)))
+                self._timers.append(later(seconds, partial(self._give_up, error)))
         seconds = self.settings.seconds("deadlock_timeout")
         self._timers.append(later(seconds, self._look_for_deadlock))
 

@@ -42,7 +42,8 @@ class Unique:
     @cached_property
     def whole_key_of(self) -> Callable[[Values], tuple[Any, ...]]:
         parts = "".join(f"row[{name!r}], " for name in self.columns)
-        return eval(f"lambda row: ({parts})")
+        key_of: Callable[[Values], tuple[Any, ...]] = eval(f"lambda row: ({parts})")  # noqa: S307
+        return key_of
 
     def key_of(self, row: Values) -> tuple[Any, ...] | None:
         """None for a row that the constraint does not look at: a part of its key is NULL."""

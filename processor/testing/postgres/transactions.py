@@ -199,8 +199,8 @@ class Transaction:
             for place, row in changed.items():
                 table.put(place, row)
         for (table, number), keys in self.keys.items():
-            for key, place in keys.items():
-                table.index(number, key, place)
+            for key, at in keys.items():
+                table.index(number, key, at)
         self.end()
 
     def end(self) -> None:
