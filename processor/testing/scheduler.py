@@ -72,6 +72,7 @@ class Task:
         self._value: Any = None
         self.error: BaseException | None = None
         self.greenlet = greenlet(self._run, scheduler.hub)
+        scheduler.tasks[self] = None
 
     def _run(self) -> None:
         try:
@@ -79,6 +80,7 @@ class Task:
         except BaseException as error:
             self.error = error.with_traceback(None) if isinstance(error, Killed) else error
         self._done = True
+        self._scheduler.tasks.pop(self, None)
 
     def done(self) -> bool:
         return self._done
@@ -138,6 +140,8 @@ class Scheduler:
         self._until: Callable[[], bool] = lambda: False
         self._deadline = float("inf")
         self.switches = 0
+        self.tasks: dict[Task, None] = {}
+        """Those that are not done."""
 
     @property
     def process(self) -> Process:
@@ -196,6 +200,15 @@ class Scheduler:
         if deadline != float("inf") and not until():
             self._now = max(self._now, deadline)
         return until()
+
+    def end_tasks(self) -> None:
+        """From outside, when all processes are dead: nothing is left of what they were at."""
+        for task in list(self.tasks):
+            if task.greenlet:
+                task.greenlet.throw(Killed)
+        self.tasks.clear()
+        self._waiting.clear()
+        self._queue.clear()
 
     def _next(self) -> Task | None:
         """Event after event, up to a task's turn; None when :meth:`run` is over."""
@@ -265,6 +278,6 @@ class Scheduler:
 class Clock:
     """Implements the engine's ``Clock`` with virtual time."""
 
-    def __init__(self, scheduler: Scheduler) -> None:
-        self.now = scheduler.now
-        self.sleep = scheduler.pause
+    def __init__(self, time: Time) -> None:
+        self.now = time.now
+        self.sleep = time.pause

@@ -7,6 +7,7 @@ the network (``connection.py``), tests and operators directly.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from zlib import crc32
 
 from confluent_kafka import KafkaError, Message
 
@@ -28,6 +29,12 @@ from processor.testing.scheduler import Time
 SERVER = "kafka"
 """The broker's name in the network."""
 EVERYTHING = 1 << 60
+FETCH_CHUNKS = 1, 3, 10, 100, 1_000
+
+
+def by_checksum(key: bytes, count: int) -> int:
+    """Some stable choice of a partition, cheaper than Kafka's own."""
+    return crc32(key) % count
 
 
 class Broker:
@@ -41,6 +48,10 @@ class Broker:
         self.groups: dict[str, Group] = {}
         self.transactions = Coordinator(time, self, self.pace)
         self.up = True
+        self.partition_of: Callable[[bytes, int], int] = by_checksum
+        """How producers choose a partition by key; without a key it is any."""
+        self.fetch_chunks: Sequence[int] = FETCH_CHUNKS
+        """Offsets that one fetch of a partition brings, one of these by chance."""
         self.changes = 0
         """Grows with everything that a waiting fetch could see."""
         self.restarts = 0

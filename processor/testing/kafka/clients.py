@@ -8,6 +8,7 @@ from typing import Any
 
 from processor.engine.clients import (
     LARGEST_BATCH_BYTES,
+    Background,
     consumer_properties,
     producer_properties,
 )
@@ -33,11 +34,9 @@ class SimulatedClients:
         self._kafka = kafka
         self._group_id = group_id
         self._slot = slot
-
-    def background(self, call: Callable[[], object]) -> Any:
+        time = network.time
+        self.background: Background = lambda call: time.spawn(time.process, call)
         """A task of the process that asks."""
-        time = self._network.time
-        return time.spawn(time.process, call)
 
     def consumer(self, on_error: Callable[[Any], None]) -> Consumer:
         properties = consumer_properties(self._kafka, self._group_id, self._slot)

@@ -16,8 +16,6 @@ from processor.testing.kafka.errors import Refused
 from processor.testing.kafka.log import Chunk, TopicNumber
 from processor.testing.network import RequestLost, RequestTimedOut
 
-CHUNKS = 1, 3, 10, 100, 1_000
-"""Offsets that one fetch of a partition brings, one of these by chance."""
 QUEUED_LIMIT = 1_000
 """Messages of a partition that wait to be consumed, until no more are fetched."""
 FETCH_WAIT_SECONDS = 0.05
@@ -231,7 +229,9 @@ class Fetcher:
             log = self._broker.log(*flow.partition)
             if flow.leader_epoch is not None and log.end_of_epoch(flow.leader_epoch) < at:
                 return Refused(KafkaError._LOG_TRUNCATION)
-            return log.read(at, self._time.random.choice(CHUNKS), self._committed)
+            return log.read(
+                at, self._time.random.choice(self._broker.fetch_chunks), self._committed
+            )
         except Refused as refusal:
             return refusal
 

@@ -16,7 +16,7 @@ from processor.testing.kafka.errors import Refused
 
 TopicNumber = tuple[str, int]
 """A topic's name and a partition's number."""
-Headers = Sequence[tuple[str, bytes]]
+Headers = Sequence[tuple[str, bytes | None]]
 NO_PRODUCER = -1
 CREATE_TIME = 1
 DEFAULT_MAX_MESSAGE_BYTES = 1_048_588

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeVar
@@ -136,7 +135,7 @@ class Sender:
         """Some stable choice by key; any partition without one."""
         if out.draft.key is None:
             return self._time.random.randrange(count)
-        return zlib.crc32(out.draft.key) % count
+        return self._connection.broker.partition_of(out.draft.key, count)
 
     def _send(self, batches: dict[TopicNumber, list[Draft]]) -> None:
         if not batches:

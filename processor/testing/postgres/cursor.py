@@ -29,6 +29,7 @@ _PLAIN = frozenset(
         datetime.datetime, datetime.date, datetime.time, datetime.timedelta,
     }
 )  # fmt: skip
+_LITERAL = re.compile(r"'(?:[^']|'')*'")
 _ESCAPED = re.compile(r"\\(.)", re.S)
 _ESCAPES = {"n": "\n", "r": "\r", "t": "\t", "\\": "\\"}
 
@@ -54,7 +55,10 @@ class Cursor:
 
     def execute(self, query: Any, params: Any = None, *, prepare: bool | None = None) -> Cursor:
         extended = params is not None or bool(prepare) or self._connection.is_pipelined
-        parsed = _parsed(_text(query), extended)
+        text = _text(query)
+        if params is not None and "%%" in text:
+            text = _LITERAL.sub(lambda match: match[0].replace("%%", "%"), text)
+        parsed = _parsed(text, extended)
         values = () if params is None else _adapted(params)
         self._submit([(each, values) for each in parsed])
         return self

@@ -29,6 +29,11 @@ COMMANDS = (
     "begin", "start", "commit", "end", "rollback", "abort", "savepoint", "release", "set", "reset",
     "create", "drop", "alter", "do", "truncate",
 )  # fmt: skip
+UNKNOWN_COMMANDS = (
+    "analyze", "call", "close", "comment", "declare", "execute", "explain", "fetch", "grant",
+    "listen", "lock", "merge", "notify", "prepare", "refresh", "revoke", "show", "table", "vacuum", "values",
+)  # fmt: skip
+"""Of Postgres, not of this fake: no errors of syntax."""
 QUERIES = ("select", "insert", "update", "delete", "with", "copy")
 
 
@@ -46,6 +51,8 @@ def parse(text: str) -> list[Statement]:
             parsed.append(Command(first, tuple(tokens), f" {words} "))
         elif first in QUERIES:
             parsed.append(_parsed(tokens, text))
+        elif first in UNKNOWN_COMMANDS:
+            raise UnknownStatement(f"{tokens[0].raw!r} in: {text}")
         else:
             raise errors.SyntaxError(f'syntax error at or near "{tokens[0].raw}"')
     return parsed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,6 +18,7 @@ from processor.testing.postgres.values import Taker, taker
 CTID = "ctid"
 """The row's place: the same for all of its versions, unlike Postgres'."""
 Values = Mapping[str, Any]
+_QUOTED = re.compile(r"'((?:[^']|'')*)'(?:::[\w ]+)?")
 DIALECT = PGDialect_psycopg()  # type: ignore[no-untyped-call]
 
 
@@ -161,10 +163,22 @@ def _column(column: sqlalchemy.Column[Any]) -> Column:
     generated = isinstance(default, sqlalchemy.Identity) or (
         column.table.autoincrement_column is column and default is None
     )
-    text = None if generated or default is None else str(getattr(default, "arg", ""))
+    text = None if generated or default is None else default_text(default)
     required = not column.nullable
     always = isinstance(default, sqlalchemy.Identity) and bool(default.always)
     return Column(column.name, taker(kind), required, text, generated, always)
+
+
+def default_text(default: sqlalchemy.schema.FetchedValue) -> str:
+    """What stands behind DEFAULT, without what makes SQL of a literal."""
+    given = getattr(default, "arg", "")
+    if isinstance(given, str):
+        return given
+    text = str(given)
+    if text.lower() in ("now()", "current_timestamp"):
+        return "now()"
+    quoted = _QUOTED.fullmatch(text)
+    return quoted[1].replace("''", "'") if quoted else text
 
 
 def _uniques(table: sqlalchemy.Table) -> Iterable[Unique]:
@@ -181,6 +195,9 @@ def _uniques(table: sqlalchemy.Table) -> Iterable[Unique]:
             for each in table.constraints
         ):
             yield Unique((column.name,))
+    for index in sorted(table.indexes, key=lambda each: str(each.name)):
+        if index.unique and not any(column.unique for column in index.columns):
+            yield Unique(tuple(column.name for column in index.columns))
 
 
 def _checks(table: sqlalchemy.Table) -> Iterable[tuple[str, str]]:
