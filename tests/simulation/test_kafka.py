@@ -15,7 +15,6 @@ from processor.engine.cluster import Cluster, TopicFacts
 from processor.engine.consumer import Consumer as EngineConsumer
 from processor.engine.failures import MemberFenced
 from processor.settings import Kafka
-from processor.testing.kafka import smoke
 from processor.testing.kafka.broker import Broker
 from processor.testing.kafka.clients import SimulatedClients
 from processor.testing.kafka.consumer import Consumer
@@ -23,6 +22,7 @@ from processor.testing.kafka.offsets import Offset
 from processor.testing.kafka.producer import Producer
 from processor.testing.network import Fate, Network
 from processor.testing.scheduler import Clock, Process, Scheduler
+from tests.simulation import smoke
 from tests.support.engine import free_steps, in_hand
 
 SESSION_SECONDS = 6.0

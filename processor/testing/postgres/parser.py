@@ -31,7 +31,8 @@ COMMANDS = (
 )  # fmt: skip
 UNKNOWN_COMMANDS = (
     "analyze", "call", "close", "comment", "declare", "execute", "explain", "fetch", "grant",
-    "listen", "lock", "merge", "notify", "prepare", "refresh", "revoke", "show", "table", "vacuum", "values",
+    "listen", "lock", "merge", "notify", "prepare", "refresh", "revoke", "show", "table", "vacuum",
+    "values",
 )  # fmt: skip
 """Of Postgres, not of this fake: no errors of syntax."""
 QUERIES = ("select", "insert", "update", "delete", "with", "copy")
