@@ -48,4 +48,11 @@ def __getattr__(name: str) -> Any:
     """Imported when first used: the plugin of pytest is loaded in runs that use none of it."""
     if name not in _ROOMS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_ROOMS[name]), name)
+    try:
+        return getattr(import_module(_ROOMS[name]), name)
+    except ModuleNotFoundError as error:
+        if error.name != "greenlet":
+            raise
+        raise ModuleNotFoundError(
+            "tests in memory need greenlet: pip install 'processor[testing]'", name=error.name
+        ) from None

@@ -77,13 +77,12 @@ def nothing(_: Transaction) -> None:
         ),
         (
             lambda test: test.send("in", b"", partition=1),
-            "topic 'in' has 1 partitions and no 1; PipelineTest(pipeline, partitions=2)",
+            "topic 'in' has 1 partitions and no 1; ask for more of them: partitions=2",
         ),
         (lambda test: test.send("in", object()), "topic 'in': its codec cannot encode object"),
         (
             lambda test: test.rows(Table("other", MetaData())),
-            "table 'other' is not in the database, which has: items;"
-            " name it: PipelineTest(pipeline, tables=metadata)",
+            "table 'other' is not in the database, which has: items; name it: tables=metadata",
         ),
         (lambda test: test.insert(Table("other", MetaData()), {}), "table 'other' is not"),
         (lambda test: test.crash_at("comit"), "there is no step 'comit'; the steps: consume, "),
