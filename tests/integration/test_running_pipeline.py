@@ -146,6 +146,7 @@ def test_tests_of_several_processes_take_turns(
             assert [row["user_id"] for row in test.rows(purchases)] == [n] * 5
         """
     )
-    monkeypatch.setenv("PYTEST_XDIST_AUTO_NUM_WORKERS", "2")
     pytester.makeini("[pytest]\naddopts = -n 2")
-    run_project(pytester, monkeypatch, servers).assert_outcomes(passed=4)
+    result = run_project(pytester, monkeypatch, servers)
+    result.assert_outcomes(passed=4)
+    assert "2 workers" in result.stdout.str()

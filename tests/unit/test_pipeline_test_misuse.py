@@ -15,6 +15,7 @@ from sqlalchemy import (
     Column,
     Computed,
     DateTime,
+    ForeignKeyConstraint,
     Index,
     Integer,
     MetaData,
@@ -256,6 +257,51 @@ class TestTables:
             assert (letter.offset, letter.error) == (1, "UniqueViolation")
             with pytest.raises(psycopg.errors.CheckViolation):
                 test.insert(table, {"n": 0})
+
+
+class TestForeignKeys:
+    """What a row refers to has to be there."""
+
+    @pytest.fixture
+    def shelves(self) -> tuple[Table, Table, MetaData]:
+        held = MetaData()
+        shelf = Table(
+            "shelf",
+            held,
+            Column("room", Integer, primary_key=True),
+            Column("number", Integer, primary_key=True),
+        )
+        book = Table(
+            "book",
+            held,
+            Column("title", Text, primary_key=True),
+            Column("shelf", Integer),
+            Column("room", Integer),
+            ForeignKeyConstraint(["shelf", "room"], ["shelf.number", "shelf.room"]),
+        )
+        return shelf, book, held
+
+    def test_a_row_without_it_is_refused(self, shelves: tuple[Table, Table, MetaData]) -> None:
+        shelf, book, held = shelves
+        pipeline = Pipeline("books", tables=held)
+
+        @pipeline.handler("in")
+        def put(message: Message[bytes], tx: Transaction) -> None:
+            title = message.value.decode()
+            tx.insert(book, {"title": title, "room": 1, "shelf": len(title)})
+            if title == "new":
+                tx.insert(shelf, {"room": 1, "number": len(title)})
+
+        with PipelineTest(pipeline) as test:
+            test.insert(shelf, {"room": 1, "number": 2})
+            test.insert(book, {"title": "none", "room": 1, "shelf": None})
+            for title in ("ab", "abcd", "new"):
+                test.send("in", title)
+            [letter] = test.dead_letters()
+            assert (letter.value, letter.error) == (b"abcd", "ForeignKeyViolation")
+            assert {row["title"] for row in test.rows(book)} == {"none", "ab", "new"}
+            with pytest.raises(psycopg.errors.ForeignKeyViolation, match=r"\(9, 2\)|=\(2, 9\)"):
+                test.insert(book, {"title": "x", "room": 9, "shelf": 2})
 
 
 class TestRunning:

@@ -76,6 +76,7 @@ class Server:
     def add(self, table: Table) -> None:
         self.tables[table.shape.name] = table
         self.shapes[table.shape.name] = table.shape
+        table.neighbours = self.tables
 
     def reshape(self, table: str, column: str) -> None:
         """An identity column takes values from INSERT from now on."""

@@ -39,7 +39,10 @@ def store(transaction: Transaction, table: Table, row: Values, old: Values | Non
 
     :raises Blocked: while another transaction inserts or deletes such a key.
     :raises psycopg.errors.UniqueViolation: when there is such a row.
+    :raises psycopg.errors.ForeignKeyViolation: when one that it refers to is missing.
     """
+    if table.shape.references:
+        _check_references(transaction, table, row)
     for number, unique in enumerate(table.shape.uniques):
         key = unique.key_of(row)
         if key is None or (old is not None and unique.key_of(old) == key):
@@ -53,6 +56,17 @@ def store(transaction: Transaction, table: Table, row: Values, old: Values | Non
     if old is None:
         transaction.lock((table, row[CTID]))
     transaction.put(table, row[CTID], row, old)
+
+
+def _check_references(transaction: Transaction, table: Table, row: Values) -> None:
+    for reference, parent, number in table.parents():
+        key = reference.key_in(row, parent.shape.uniques[number])
+        if key is not None and transaction.place_of(parent, number, key) is None:
+            raise errors.ForeignKeyViolation(
+                f'insert or update on table "{table.shape.name}" violates foreign key constraint:'
+                f" ({', '.join(reference.columns)})=({', '.join(map(str, key))})"
+                f' is not present in table "{parent.shape.name}"'
+            )
 
 
 def violation(table: Table, unique: Unique, key: tuple[Any, ...]) -> errors.UniqueViolation:

@@ -54,6 +54,20 @@ class Unique:
 
 
 @dataclass(frozen=True, eq=False)
+class Reference:
+    """A foreign key: for each of its columns the one of the other table."""
+
+    table: str
+    columns: Mapping[str, str]
+
+    def key_in(self, row: Values, unique: Unique) -> tuple[Any, ...] | None:
+        """The other table's key that a row asks for; None where a part of it is NULL."""
+        given = {theirs: row[ours] for ours, theirs in self.columns.items()}
+        key = tuple(given[name] for name in unique.columns)
+        return None if None in key else key
+
+
+@dataclass(frozen=True, eq=False)
 class Shape:
     """What a table may hold."""
 
@@ -63,6 +77,7 @@ class Shape:
     uniques: tuple[Unique, ...] = ()
     checks: tuple[tuple[str, str], ...] = ()
     """Name and expression of each."""
+    references: tuple[Reference, ...] = ()
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -107,6 +122,8 @@ class Table:
     last_identity: int = 0
     last_place: int = 0
     """Neither goes back when a transaction does."""
+    neighbours: Mapping[str, Table] = field(default_factory=dict)
+    """The tables beside it, by name."""
     indexes: list[dict[tuple[Any, ...], int]] = field(init=False)
     """Of each unique constraint: the place of each committed key."""
 
@@ -115,6 +132,15 @@ class Table:
             {key: place for place, row in self.rows.items() if (key := unique.key_of(row))}
             for unique in self.shape.uniques
         ]
+
+    def parents(self) -> Iterable[tuple[Reference, Table, int]]:
+        """Each of its foreign keys, the table there, and the number of the constraint there."""
+        for reference in self.shape.references:
+            table = self.neighbours.get(reference.table)
+            for number, unique in enumerate(table.shape.uniques if table else ()):
+                if table and sorted(unique.columns) == sorted(reference.columns.values()):
+                    yield reference, table, number
+                    break
 
     def next_identity(self) -> int:
         self.last_identity += 1
@@ -153,7 +179,13 @@ def shape_of(table: sqlalchemy.Table) -> Shape:
     if table not in _shapes:
         name = table.fullname.removeprefix("public.")
         columns = tuple(_column(column) for column in table.columns)
-        _shapes[table] = Shape(name, columns, tuple(_uniques(table)), tuple(_checks(table)))
+        _shapes[table] = Shape(
+            name,
+            columns,
+            tuple(_uniques(table)),
+            tuple(_checks(table)),
+            tuple(_references(table)),
+        )
     return _shapes[table]
 
 
@@ -204,3 +236,11 @@ def _checks(table: sqlalchemy.Table) -> Iterable[tuple[str, str]]:
     for constraint in sorted(table.constraints, key=lambda each: str(each.name)):
         if isinstance(constraint, sqlalchemy.CheckConstraint):
             yield str(constraint.name), str(constraint.sqltext)
+
+
+def _references(table: sqlalchemy.Table) -> Iterable[Reference]:
+    """Those to other tables that are checked at each statement."""
+    for constraint in sorted(table.foreign_key_constraints, key=lambda each: str(each.name)):
+        if constraint.initially != "DEFERRED" and constraint.referred_table is not table:
+            columns = {each.parent.name: each.column.name for each in constraint.elements}
+            yield Reference(constraint.referred_table.fullname.removeprefix("public."), columns)
