@@ -9,7 +9,12 @@ import pytest
 
 from devstack import Kafka, Postgres
 from tests.conftest import TopicFactory
-from tests.support.plugin import make_project, run_project
+from tests.support.plugin import (
+    examples,
+    make_documented_project,
+    make_project,
+    run_project,
+)
 
 pytest_plugins = ["pytester"]
 
@@ -122,6 +127,17 @@ def test_a_users_tests(
     result = run_project(pytester, monkeypatch, servers)
     result.assert_outcomes(passed=8)
     assert databases(postgres) == []
+
+
+@pytest.mark.timeout(120)
+def test_the_example_of_the_documentation(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, servers: Mapping[str, str]
+) -> None:
+    make_documented_project(pytester)
+    [example] = [each for each in examples() if "running_pipeline" in each]
+    imported = "from shop.pipeline import Purchase, purchases"
+    (pytester.path / "test_example.py").write_text(f"{imported}\n\n{example}")
+    run_project(pytester, monkeypatch, servers).assert_outcomes(passed=1)
 
 
 @pytest.mark.timeout(180)

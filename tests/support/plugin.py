@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping
 
@@ -60,8 +61,27 @@ def entry_points() -> str:
 
 
 def make_project(pytester: pytest.Pytester, prefix: str = "") -> None:
-    """Its pipeline, and this package as one that is installed beside it."""
+    """One of its own: topics have a prefix, so that no other test's are touched."""
     pytester.makepyfile(shop=SHOP.replace("{prefix}", prefix))
+    _install(pytester)
+
+
+def make_documented_project(pytester: pytest.Pytester) -> None:
+    """The one of the README, which docs/testing.md tests."""
+    [example] = re.findall(
+        r"```python\n# shop/pipeline.py\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL
+    )
+    (pytester.mkpydir("shop") / "pipeline.py").write_text(example)
+    _install(pytester)
+
+
+def examples() -> list[str]:
+    """Those of docs/testing.md."""
+    return re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "testing.md").read_text(), re.DOTALL)
+
+
+def _install(pytester: pytest.Pytester) -> None:
+    """This package beside it, with its entry points."""
     info = pytester.mkdir("kit-1.dist-info")
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: kit\nVersion: 1\n")
     (info / "entry_points.txt").write_text(entry_points())

@@ -18,13 +18,14 @@ from sqlalchemy import (
     ForeignKeyConstraint,
     Index,
     Integer,
+    Interval,
     MetaData,
     Table,
     Text,
     func,
     text,
 )
-from sqlalchemy.dialects.postgresql import INET, TSTZRANGE, ExcludeConstraint
+from sqlalchemy.dialects.postgresql import ENUM, INET, TSTZRANGE, ExcludeConstraint
 
 from processor import Message, Output, Pipeline, Transaction
 from processor.errors import PipelineError
@@ -144,7 +145,15 @@ class TestStatements:
         ("statement", "told"),
         [
             ("SELECT word, count(*) FROM items GROUP BY word", "'GROUP' in: SELECT word, count(*)"),
-            ("SELECT lower(word) FROM items", "the function lower"),
+            ("SELECT count(*) FROM items HAVING count(*) > 1", "'HAVING' in: SELECT count(*)"),
+            ("SELECT id FROM items UNION SELECT 1", "'UNION' in: SELECT id FROM items"),
+            ("SELECT count(*) OVER () FROM items", "'OVER' in: SELECT count(*) OVER ()"),
+            ("SELECT md5(word) FROM items", "the function md5"),
+            ("SELECT '1 day'::interval", "the type interval"),
+            (
+                "SELECT i.id FROM items i LEFT JOIN items o ON o.id = i.id",
+                "'LEFT' in: SELECT i.id FROM items i",
+            ),
             ("SELECT id::int4range FROM items", "the type int4range"),
             ("MERGE INTO items USING items AS i ON true", "'MERGE' in: MERGE INTO items"),
             ("SELECT id FROM items WHERE word ~ 'x'", "\"~ 'x'\" in: SELECT id FROM items"),
@@ -159,16 +168,50 @@ class TestStatements:
             with pytest.raises(PipelineTestError, match=sentence):
                 test.dead_letters()
 
+    @pytest.mark.parametrize(
+        ("statement", "found"),
+        [
+            (
+                "INSERT INTO items VALUES (2, 'x') ON CONFLICT (id) DO UPDATE"
+                " SET word = items.word || EXCLUDED.word RETURNING id, word",
+                [[2, "bx"]],
+            ),
+            (
+                "UPDATE items SET word = o.word FROM items AS o WHERE o.id = 2 AND items.id = 1"
+                " RETURNING items.word",
+                [["b"]],
+            ),
+            (
+                "DELETE FROM items USING items AS o WHERE o.id = items.id + 1 RETURNING items.id",
+                [[1]],
+            ),
+            ("SELECT i.id FROM items i JOIN items o ON o.id = i.id + 1", [[1]]),
+            ("SELECT id FROM items WHERE word IN ('b', 'c') FOR UPDATE", [[2]]),
+            ("SELECT id FROM items ORDER BY word DESC LIMIT 1", [[2]]),
+            ("WITH gone AS (DELETE FROM items RETURNING id) SELECT count(*) FROM gone", [[2]]),
+            (
+                "SELECT lower(upper(word)), length(word), abs(-id) FROM items WHERE id = 2",
+                [["b", 1, 2]],
+            ),
+            ("SELECT count(*), sum(id), min(word), max(word) FROM items", [[2, 3, "a", "b"]]),
+        ],
+    )
+    def test_what_it_has_learned(self, statement: str, found: list[Any]) -> None:
+        with PipelineTest(asking(statement)) as test:
+            test.insert(items, [{"id": 1, "word": "a"}, {"id": 2, "word": "b"}])
+            test.send("in", b"")
+            assert [each.json() for each in test.outputs("out")] == [found]
+
     def test_a_handler_cannot_swallow_it(self) -> None:
         def swallowing(tx: Transaction) -> None:
             try:
-                tx.execute("SELECT lower('X')")
+                tx.execute("SELECT md5('X')")
             except Exception:
                 return
 
         with PipelineTest(writing(swallowing)) as test:
             test.send("in", b"")
-            with pytest.raises(PipelineTestError, match="does not know the function lower"):
+            with pytest.raises(PipelineTestError, match="does not know the function md5"):
                 test.rows(items)
 
     def test_a_comparison_that_python_cannot_make(self) -> None:
@@ -211,14 +254,16 @@ class TestTables:
                 "the unique index 'of', partial or of expressions",
             ),
             (
-                [Column("n", Text), CheckConstraint("lower(n) = n")],
-                "its CHECK constraint: the function lower",
+                [Column("n", Text), CheckConstraint("md5(n) = n")],
+                "its CHECK constraint: the function md5",
             ),
             (
                 [Column("n", Text), ExcludeConstraint(("n", "="), name="ex")],
                 "the exclusion constraint 'ex'",
             ),
             ([Column("during", TSTZRANGE)], "the type tstzrange of column 'during'"),
+            ([Column("kind", ENUM("a", name="kind"))], "the type kind of column 'kind'"),
+            ([Column("long", Interval)], "the type interval of column 'long'"),
         ],
     )
     def test_they_are_named(self, parts: list[Any], told: str) -> None:

@@ -50,6 +50,7 @@ class UpdatePlan(_Changing):
         super().__init__(update, schema)
         self._changed = changed(self.shape, update.changes, self._join.scope, -1)
         keys = {name for unique in self.shape.uniques for name in unique.columns}
+        keys |= {name for reference in self.shape.references for name in reference.columns}
         self._moves_keys = not keys.isdisjoint(name for name, _ in update.changes)
 
     def run(self, q: Execution) -> Result:

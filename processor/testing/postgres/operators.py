@@ -141,6 +141,22 @@ def least(*values: Any) -> Any:
     return min((value for value in values if value is not None), default=None)
 
 
+def lower(value: str | None) -> str | None:
+    return None if value is None else value.lower()
+
+
+def upper(value: str | None) -> str | None:
+    return None if value is None else value.upper()
+
+
+def length(value: str | bytes | None) -> int | None:
+    return None if value is None else len(value)
+
+
+def absolute(value: Any) -> Any:
+    return None if value is None else abs(value)
+
+
 def count(values: list[Any]) -> int:
     return sum(value is not None for value in values)
 
@@ -169,6 +185,10 @@ FUNCTIONS = {
     "nullif": nullif,
     "greatest": greatest,
     "least": least,
+    "lower": lower,
+    "upper": upper,
+    "length": length,
+    "abs": absolute,
 }
 AGGREGATES = {"count": count, "max": maximum, "min": minimum, "sum": total}
 OPERATORS = {
