@@ -212,6 +212,8 @@ def _refuse_unknown_environment() -> None:
         "PROCESSOR_FAULTS",
         "PROCESSOR_FAULTS_FOLDER",
         "PROCESSOR_SUPERVISED",
+        "PROCESSOR_TEST_DATABASE_URL",
+        "PROCESSOR_TEST_KAFKA",
     }
     names = {f"PROCESSOR_{name.upper()}" for name in Settings.model_fields}
     for variable in os.environ:

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from devstack import Postgres, Proxy
-from tests.simulation.postgres.world import SimulatedWorld
 from tests.support.databases import PostgresWorld, ProxiedWorld, create_migrated, emptied
+from tests.support.simulated_database import SimulatedWorld
 
 
 @pytest.fixture(scope="session")

@@ -7,9 +7,22 @@ from typing import Any
 
 import psycopg
 import pytest
+from sqlalchemy import (
+    Column,
+    DateTime,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    Table,
+    Text,
+    text,
+)
+from sqlalchemy.schema import CreateIndex, CreateTable
 
-from tests.simulation.postgres.world import SimulatedWorld
+from processor.testing.postgres.tables import DIALECT
 from tests.support.databases import PostgresWorld
+from tests.support.simulated_database import SimulatedWorld
 
 TABLE = "CREATE TABLE alike (n int PRIMARY KEY, text text, total bigint UNIQUE)"
 STATEMENTS = (
@@ -90,6 +103,74 @@ def _rows(cursor: Any) -> list[Any] | None:
     except psycopg.ProgrammingError:
         return None
     return rows
+
+
+FUNCTIONS = (
+    "SELECT lower('Ab'), upper('Ab'), length('äb'), length('\\x0102'::bytea), abs(-7), abs(2.5)",
+    "SELECT lower(NULL), upper(NULL::text), length(NULL), abs(NULL::int)",
+    "SELECT coalesce(NULL, 1), nullif(2, 2), greatest(1, NULL, 3), least(4, NULL, 2)",
+)
+
+
+@pytest.mark.parametrize("statement", FUNCTIONS)
+def test_functions_answer_alike(real_world: PostgresWorld, group: str, statement: str) -> None:
+    simulated = SimulatedWorld(group)
+    expected, found = (
+        world.connection().execute(statement.encode()).fetchall()
+        for world in (real_world, simulated)
+    )
+    assert found == expected
+    simulated.close()
+
+
+shelves = MetaData()
+shelf = Table("shelf", shelves, Column("room", Integer, primary_key=True), Column("n", Integer))
+book = Table(
+    "book",
+    shelves,
+    Column("title", Text, primary_key=True),
+    Column("room", Integer, ForeignKey("shelf.room")),
+    Column("word", Text, server_default=text("'it''s'::text")),
+    Column("at", DateTime(timezone=True), server_default=text("CURRENT_TIMESTAMP")),
+    Index("book_word", "word", unique=True),
+)
+
+
+def test_tables_of_sqlalchemy_answer_alike(real_world: PostgresWorld, group: str) -> None:
+    """Foreign keys, unique indexes and defaults, as a pipeline declares them."""
+    simulated = SimulatedWorld(group)
+    for table in shelves.sorted_tables:
+        real_world.observed.execute(str(CreateTable(table).compile(dialect=DIALECT)))
+        simulated.server.create_table(table)
+    [unique] = book.indexes
+    real_world.observed.execute(str(CreateIndex(unique).compile(dialect=DIALECT)))
+    statements = (
+        "INSERT INTO book (title, room) VALUES ('a', 1)",
+        "INSERT INTO book (title, room) VALUES ('a', NULL)",
+        "INSERT INTO shelf VALUES (1, 5)",
+        "INSERT INTO book (title, room, word) VALUES ('b', 1, 'b')",
+        "INSERT INTO book (title, room) VALUES ('c', 1)",
+        "INSERT INTO book (title, room, word) VALUES ('c', 2, 'c'), ('d', 1, 'd')",
+        "UPDATE book SET room = 2 WHERE title = 'a'",
+        "UPDATE book SET room = 1 WHERE title = 'a'",
+        "SELECT title, room, word, at IS NULL, at <= now() FROM book ORDER BY title",
+    )
+    real, found = (
+        [answer(world, each) for each in statements] for world in (real_world, simulated)
+    )
+    assert found == real
+    assert real[:6] == ["23503", "INSERT 0 1", "INSERT 0 1", "INSERT 0 1", "23505", "23503"]
+    simulated.close()
+
+
+def answer(world: PostgresWorld, statement: str) -> Any:
+    connection = world.connection()
+    try:
+        cursor = connection.execute(statement.encode())
+    except psycopg.Error as error:
+        return error.sqlstate
+    rows = _rows(cursor)
+    return cursor.statusmessage if rows is None else rows
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import msgspec
 
 from processor.engine.outbox import PROVENANCE_HEADER, read_provenance
-from tests.simulation.kafka.broker import Broker
-from tests.simulation.kafka.log import Draft, Headers
+from processor.testing.kafka.broker import Broker
+from processor.testing.kafka.log import Draft, Headers
+from processor.testing.postgres import Server
 from tests.simulation.pipeline import BAD, INPUT, OUTPUT, SHARED, Act, Told
-from tests.simulation.postgres import Server
 from tests.support import checker
 from tests.support.history import Effect, History, Input, Letter, Manifest, Output, Sample
 

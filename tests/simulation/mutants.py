@@ -34,10 +34,10 @@ from processor.engine.recovery import HaltAt, make_metadata
 from processor.engine.session import PostgresSession
 from processor.engine.store import Store
 from processor.engine.worker import Worker
+from processor.testing.kafka.membership import GroupMetadata
+from processor.testing.kafka.offsets import Offset
 from processor.writes import CopyWrite
 from tests.simulation import pipeline as simulated
-from tests.simulation.kafka.membership import GroupMetadata
-from tests.simulation.kafka.offsets import Offset
 
 Patch = AbstractContextManager[object]
 Plant = Callable[[], Patch]

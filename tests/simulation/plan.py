@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from random import Random
 
 from processor.engine.steps import Edge, Step
-from tests.simulation.network import Fate
+from processor.testing.network import Fate
 
 KAFKA_REQUESTS = (
     "Produce",

@@ -27,16 +27,16 @@ from processor.errors import Exit, ProcessorError
 from processor.settings import Database as DatabaseSettings
 from processor.settings import Kafka as KafkaSettings
 from processor.settings import Settings
+from processor.testing.kafka.broker import Broker
+from processor.testing.kafka.clients import SimulatedClients
+from processor.testing.kafka.log import Draft
+from processor.testing.network import Fate, Network, Request
+from processor.testing.postgres import Server, State
+from processor.testing.scheduler import OUTSIDE, Clock, Killed, Process, Scheduler, Task
 from tests.simulation import pipeline as simulated
 from tests.simulation.audit import Audit
-from tests.simulation.kafka.broker import Broker
-from tests.simulation.kafka.clients import SimulatedClients
-from tests.simulation.kafka.log import Draft
-from tests.simulation.network import Fate, Network, Request
 from tests.simulation.pipeline import INPUT, OUTPUT, PARTITIONS_OUT, Act, pipeline
 from tests.simulation.plan import CALM_SECONDS, AimedFault, Arrival, Plan, TimedFault, draw
-from tests.simulation.postgres import Server, State
-from tests.simulation.scheduler import OUTSIDE, Clock, Killed, Process, Scheduler, Task
 from tests.simulation.timeline import Timeline, Told
 
 GROUP = "simulation"

@@ -15,14 +15,14 @@ from processor.engine.cluster import Cluster, TopicFacts
 from processor.engine.consumer import Consumer as EngineConsumer
 from processor.engine.failures import MemberFenced
 from processor.settings import Kafka
-from tests.simulation.kafka import smoke
-from tests.simulation.kafka.broker import Broker
-from tests.simulation.kafka.clients import SimulatedClients
-from tests.simulation.kafka.consumer import Consumer
-from tests.simulation.kafka.offsets import Offset
-from tests.simulation.kafka.producer import Producer
-from tests.simulation.network import Fate, Network
-from tests.simulation.scheduler import Clock, Process, Scheduler
+from processor.testing.kafka.broker import Broker
+from processor.testing.kafka.clients import SimulatedClients
+from processor.testing.kafka.consumer import Consumer
+from processor.testing.kafka.offsets import Offset
+from processor.testing.kafka.producer import Producer
+from processor.testing.network import Fate, Network
+from processor.testing.scheduler import Clock, Process, Scheduler
+from tests.simulation import smoke
 from tests.support.engine import free_steps, in_hand
 
 SESSION_SECONDS = 6.0

@@ -21,14 +21,14 @@ from processor.engine import store as store_module
 from processor.engine.failures import DatabaseDoubt, OwnerChanged
 from processor.engine.recovery import Row
 from processor.schema import REVISIONS
+from processor.testing.network import Fate, Request
+from processor.testing.postgres import Server, UnknownStatement
+from processor.testing.postgres.plans import prepared
+from processor.testing.postgres.syntax import Command
+from processor.testing.scheduler import Process
 from processor.writes import CopyWrite, UpsertWrite
-from tests.simulation.network import Fate, Request
-from tests.simulation.postgres import Server, UnknownStatement
-from tests.simulation.postgres.plans import prepared
-from tests.simulation.postgres.syntax import Command
-from tests.simulation.postgres.world import SimulatedWorld
-from tests.simulation.scheduler import Process
 from tests.support.databases import TOPIC, TOPIC_ID, step
+from tests.support.simulated_database import SimulatedWorld
 
 NAMES = (TOPIC, TOPIC_ID)
 TOTALS = Table(

@@ -10,8 +10,8 @@ from unittest import mock
 import pytest
 
 from processor.engine.steps import Step
+from processor.testing.kafka.offsets import Offset
 from tests.simulation import simulation as module
-from tests.simulation.kafka.offsets import Offset
 from tests.simulation.pipeline import INPUT
 from tests.simulation.plan import NEVER, AimedFault, Arrival, Plan
 from tests.simulation.simulation import GROUP, Simulation

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from processor.engine.batch import Partition
 from processor.engine.register import Report
 from processor.engine.steps import Step
-from tests.simulation.scheduler import Time
+from processor.testing.scheduler import Time
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,12 +11,12 @@ from confluent_kafka import Message
 
 from processor.engine.cluster import Cluster
 from processor.settings import Kafka as KafkaSettings
-from tests.simulation.kafka.broker import SERVER, Broker
-from tests.simulation.kafka.clients import SimulatedClients
-from tests.simulation.kafka.consumer import Consumer
-from tests.simulation.kafka.producer import Producer
-from tests.simulation.network import Fate, Network, Request
-from tests.simulation.scheduler import OUTSIDE, Scheduler
+from processor.testing.kafka.broker import SERVER, Broker
+from processor.testing.kafka.clients import SimulatedClients
+from processor.testing.kafka.consumer import Consumer
+from processor.testing.kafka.producer import Producer
+from processor.testing.network import Fate, Network, Request
+from processor.testing.scheduler import OUTSIDE, Scheduler
 from tests.support.engine import free_steps
 from tests.support.worlds import READ_SECONDS, Member, RecordingProducer, World, unique
 
