@@ -7,7 +7,7 @@ to Postgres for all of the batch, and then the handlers take the messages one by
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -106,9 +106,10 @@ class Intake:
             return {}
         with self._steps.step(Step.ASK):
             # Always in this order, so that no two wait for each other.
-            for partition, parked in self._parking.confirmed(session, concerned).items():
-                arrived[partition].parked = parked
-            arrived |= self._tasks(session, triggers)
+            confirmed = self._parking.confirmed(session, concerned)
+            for partition, keys in confirmed.keys.items():
+                arrived[partition].parked = keys
+            arrived |= self._tasks(session, triggers, confirmed.queues)
             self._take_keys(session, arrived)
         return arrived
 
@@ -134,11 +135,13 @@ class Intake:
             for each in arrived.values():
                 each.keys = taken
 
-    def _tasks(self, session: Session, triggers: Sequence[Slice]) -> dict[Partition, Arrived]:
+    def _tasks(
+        self, session: Session, triggers: Sequence[Slice], growing: Collection[int]
+    ) -> dict[Partition, Arrived]:
         if not triggers:
             return {}
         raws = [raw for each in triggers for raw in each.messages]
-        tasks = iter(self._replays.read(session, raws))
+        tasks = iter(self._replays.read(session, raws, growing))
         return {
             each.partition: Arrived(
                 {raw.offset(): self._letter(next(tasks), raw) for raw in each.messages}

@@ -7,11 +7,21 @@ release them. Therefore it asks, under the lock that a release takes as well, be
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from processor.engine.batch import Partition, Slice
 from processor.engine.partitions import Partitions
 from processor.engine.triggers import key_digest
 from processor.transaction import Session
+
+
+@dataclass(slots=True)
+class Confirmed:
+    """Keys that are parked, and the letters that they wait for."""
+
+    keys: dict[Partition, set[bytes]] = field(default_factory=dict)
+    queues: set[int] = field(default_factory=set)
+    """Messages of this very batch are about to be parked in them."""
 
 
 class Parking:
@@ -27,25 +37,24 @@ class Parking:
             return set()
         return owned.parked.intersection(raw.key() for raw in each.messages)
 
-    def confirmed(
-        self, session: Session, concerned: Mapping[Partition, set[bytes]]
-    ) -> dict[Partition, set[bytes]]:
+    def confirmed(self, session: Session, concerned: Mapping[Partition, set[bytes]]) -> Confirmed:
         """Those that still are; they stay so until the transaction ends."""
         places = {
             (self._row_id(partition), key_digest(key)): (partition, key)
             for partition, keys in concerned.items()
             for key in keys
         }
+        found = Confirmed()
         if not places:
-            return {}
+            return found
         ids, digests = zip(*places, strict=True)
-        parked: dict[Partition, set[bytes]] = {}
-        for row in session.ask(_PARKED, (list(ids), list(digests))):
-            partition, key = places.pop((row[0], row[1]))
-            parked.setdefault(partition, set()).add(key)
+        for row_id, digest, letter_id in session.ask(_PARKED, (list(ids), list(digests))):
+            partition, key = places.pop((row_id, digest))
+            found.keys.setdefault(partition, set()).add(key)
+            found.queues.add(letter_id)
         for partition, key in places.values():
             self._partitions[partition].parked.discard(key)
-        return parked
+        return found
 
     def _row_id(self, partition: Partition) -> int:
         row = self._partitions[partition].row
@@ -54,7 +63,7 @@ class Parking:
 
 
 _PARKED = """
-SELECT k.progress_id, k.key_digest
+SELECT k.progress_id, k.key_digest, k.letter_id
 FROM processor.parked_keys k
 JOIN unnest(%s::bigint[], %s::text[]) AS wanted (id, digest)
     ON k.progress_id = wanted.id AND k.key_digest = wanted.digest

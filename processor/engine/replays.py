@@ -88,8 +88,8 @@ class Task:
 @dataclass(slots=True)
 class _Queue:
     letters: Iterator[Letter]
-    drains: bool
-    """Something of it is handled in this batch."""
+    moves: bool
+    """Something of it is handled in this batch, or added to it."""
     left: int
     """Behind the letters of this batch."""
 
@@ -100,14 +100,17 @@ class Replays:
 
     group_id: str
 
-    def read(self, session: Session, triggers: Sequence[Any]) -> list[Task]:
+    def read(
+        self, session: Session, triggers: Sequence[Any], growing: Collection[int] = ()
+    ) -> list[Task]:
         """What each trigger sets off; letters and queues stay locked until the commit.
 
         :param triggers: as the client hands them over.
+        :param growing: queues that this very batch adds to: they are not released by it.
         """
         named = [read_trigger(raw.value()) or Trigger() for raw in triggers]
         wanted = Counter(each.queue for each in named if each.queue is not None)
-        queues = self._queues(session, wanted)
+        queues = self._queues(session, wanted, growing)
         ids = sorted({each.letter for each in named if each.letter is not None})
         letters = self._letters(session, ids)
         tasks = []
@@ -129,7 +132,9 @@ class Replays:
         held = {row[0] for row in session.ask(_HELD, (queues,))} if queues else set()
         return {row[0]: _letter(row, held) for row in rows}
 
-    def _queues(self, session: Session, wanted: Mapping[int, int]) -> dict[int, _Queue]:
+    def _queues(
+        self, session: Session, wanted: Mapping[int, int], growing: Collection[int]
+    ) -> dict[int, _Queue]:
         """Of those that exist, and in which no letter waits to be dealt with first."""
         if not wanted:
             return {}
@@ -139,16 +144,17 @@ class Replays:
         rows = session.ask(_BLOCKED, (locked, locked))
         blocked = {number for row in rows for number in row}
         free = [each for each in locked if each not in blocked]
-        return {each: _queue(session, each, wanted[each]) for each in free}
+        return {each: _queue(session, each, wanted[each], each in growing) for each in free}
 
 
-def _queue(session: Session, number: int, wanted: int) -> _Queue:
+def _queue(session: Session, number: int, wanted: int, grows: bool) -> _Queue:
     rows = session.ask(_NEXT_PARKED, (number, wanted))
     left = 0
     if len(rows) == wanted:
         [[parked]] = session.ask(_PARKED_COUNT, (number,))
         left = parked - len(rows)
-    return _Queue(iter([_letter(row, {number}) for row in rows]), bool(rows), left)
+    letters = iter([_letter(row, {number}) for row in rows])
+    return _Queue(letters, bool(rows) or grows, left)
 
 
 def _of_letter(letter: Letter | None, key: bytes) -> Task:
@@ -163,7 +169,7 @@ def _of_queue(asked: Trigger, queue: _Queue, key: bytes) -> Task:
     letter = next(queue.letters, None)
     if not asked.last:
         return Task(letter, asked.queue)
-    if queue.drains or queue.left:
+    if queue.moves or queue.left:
         return Task(letter, asked.queue, queue_triggers(key, asked.queue, queue.left))
     return Task(None, asked.queue, releases=True)
 

@@ -13,8 +13,7 @@ from concurrent.futures import ProcessPoolExecutor
 from time import perf_counter
 
 from tests.simulation.mutants import MUTANTS
-from tests.simulation.search import chunk, search
-from tests.simulation.simulation import simulate
+from tests.simulation.search import WORLDS, chunk, search
 
 CHUNK = 20
 CHUNKS = 10
@@ -33,11 +32,11 @@ def main() -> int:
             sys.executable, [sys.executable, "-m", "tests.simulation", *sys.argv[1:]], environment
         )
     if options.seed is not None:
-        return one(options.seed, options.mutant)
+        return one(options.seed, options.mutant, options.redrive)
     if options.mutants:
         seeds = None if options.known else range(options.first, options.first + options.seeds)
         return mutants(options.only or list(MUTANTS), seeds, options.processes)
-    return many(options.first, options.seeds, options.processes)
+    return many(options.first, options.seeds, options.processes, options.redrive)
 
 
 def _options() -> argparse.Namespace:
@@ -46,6 +45,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=2_000, help="how many")
     parser.add_argument("--first", type=int, default=0, help="the first of them")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
+    parser.add_argument(
+        "--redrive", action="store_true", help="messages fail, and are handled again"
+    )
     parser.add_argument("--mutant", choices=sorted(MUTANTS), help="with this bug planted")
     parser.add_argument("--mutants", action="store_true", help="each bug, until a seed catches it")
     parser.add_argument("--known", action="store_true", help="of --mutants: with known seeds only")
@@ -53,13 +55,13 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def one(seed: int, mutant: str | None) -> int:
+def one(seed: int, mutant: str | None, redrives: bool) -> int:
     """One seed, line by line."""
     if mutant:
         with MUTANTS[mutant].plant():
-            outcome = simulate(seed, trace=True)
+            outcome = WORLDS[MUTANTS[mutant].redrives](seed, trace=True)
     else:
-        outcome = simulate(seed, trace=True)
+        outcome = WORLDS[redrives](seed, trace=True)
     print(outcome.timeline)
     print()
     print(outcome.plan)
@@ -69,13 +71,13 @@ def one(seed: int, mutant: str | None) -> int:
     return 1 if outcome.violations else 0
 
 
-def many(first: int, count: int, processes: int) -> int:
+def many(first: int, count: int, processes: int, redrives: bool) -> int:
     """Seeds in parallel; the failing ones are printed with the command that replays them."""
     began = told = perf_counter()
     done = messages = failed = 0
     virtual = 0.0
     with multiprocessing.get_context("fork").Pool(processes, maxtasksperchild=CHUNKS) as pool:
-        for found in pool.imap(chunk, _chunks(first, count)):
+        for found in pool.imap(chunk, [(each, redrives) for each in _chunks(first, count)]):
             for seed, violations, sent, seconds in found:
                 done += 1
                 messages += sent
@@ -83,7 +85,7 @@ def many(first: int, count: int, processes: int) -> int:
                 if violations:
                     failed += 1
                     if failed <= 20:
-                        _tell(seed, violations)
+                        _tell(seed, violations, redrives)
             rate = done / (perf_counter() - began)
             so_far = f"{done:,} of {count:,} seeds, {rate:,.1f}/s, {failed} with a violation"
             if sys.stderr.isatty():
@@ -99,11 +101,11 @@ def many(first: int, count: int, processes: int) -> int:
     return 1 if failed else 0
 
 
-def _tell(seed: int, violations: tuple[str, ...]) -> None:
+def _tell(seed: int, violations: tuple[str, ...], redrives: bool) -> None:
     print(f"seed {seed}:")
     for violation in violations[:SHOWN]:
         print(f"  {violation}")
-    print(f"  replay: python -m tests.simulation --seed {seed}")
+    print(f"  replay: python -m tests.simulation --seed {seed}{' --redrive' * redrives}")
 
 
 def _chunks(first: int, count: int) -> Iterator[range]:

@@ -55,17 +55,19 @@ class Mutant:
     """One that catches it: the first, when it was last looked for."""
     needs: str | None = None
     """A kind of fault without which it cannot show: other seeds are passed over."""
+    redrives: bool = False
+    """It shows where letters are handled again (``tests/simulation/redrive.py``)."""
 
 
 MUTANTS: dict[str, Mutant] = {}
 
 
 def mutant(
-    *, seed: int, needs: str | None = None
+    *, seed: int, needs: str | None = None, redrives: bool = False
 ) -> Callable[[Callable[[], Patch]], Callable[[], Patch]]:
     def enter(plant: Callable[[], Patch]) -> Callable[[], Patch]:
         name = plant.__name__.replace("_", "-")
-        MUTANTS[name] = Mutant(name, plant, seed, needs)
+        MUTANTS[name] = Mutant(name, plant, seed, needs, redrives)
         return plant
 
     return enter

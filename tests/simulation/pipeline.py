@@ -73,6 +73,8 @@ class Runs:
     def __init__(self, pause: Callable[[float], None]) -> None:
         self.count = 0
         self.retried: set[int] = set()
+        self.mended: set[tuple[int, int]] = set()
+        """Partitions and offsets of messages that fail no more."""
         self.pause = pause
 
     def next(self) -> int:
@@ -94,10 +96,16 @@ def begin(pause: Callable[[float], None]) -> Runs:
 pipeline = Pipeline("simulation", outputs=[OUTPUT])
 
 
+parking = Pipeline("simulation", outputs=[OUTPUT], max_dead_letter_ratio=1)
+"""Later messages of a key wait for the one that has failed."""
+
+
+@parking.handler(INPUT, on_failure="park-key")
 @pipeline.handler(INPUT)
 def acted(act: Act, message: Message[Act], tx: Transaction) -> Iterator[Output]:
     run = runs.next()
-    if act.do == "reject":
+    is_mended = (message.partition, message.offset) in runs.mended
+    if act.do == "reject" and not is_mended:
         raise Reject("as it asks for")
     if act.do == "retry" and act.n not in runs.retried:
         runs.retried.add(act.n)
@@ -110,7 +118,7 @@ def acted(act: Act, message: Message[Act], tx: Transaction) -> Iterator[Output]:
     tx.upsert(totals, {"partition": message.partition, "total": 1}, add=["total"])
     if act.do == "shared":
         tx.upsert(totals, {"partition": SHARED, "total": 1}, add=["total"])
-    if act.do == "clash":
+    if act.do == "clash" and not is_mended:
         tx.insert(once, {"n": TAKEN})
     if act.do != "silent":
         for at in range(act.outputs):

@@ -186,6 +186,7 @@ class Simulation:
         self.audit = Audit(self.broker, self.server, self.plan.partitions, GROUP)
         self.broker.watch = self.audit.sample
         self.server.standby = self._committed
+        self.pipeline = pipeline
         self.halts: list[Halted] = []
         self.may_halt: set[str] = set()
         """The reasons that something has given."""
@@ -449,7 +450,7 @@ class Simulation:
         clients = SimulatedClients(self.broker, self.network, self.settings.kafka, GROUP, str(slot))
         cluster = Cluster(clients.admin, GROUP, steps)
         worker = assemble(
-            pipeline,
+            self.pipeline,
             self.settings,
             slot,
             told,

@@ -108,6 +108,12 @@ class Cursor:
         return self._results[self._at].count
 
     @property
+    def description(self) -> list[str] | None:
+        """Names of the columns; None where no rows are given back."""
+        result = self._result
+        return None if result is None or result.rows is None else list(result.names)
+
+    @property
     def statusmessage(self) -> str | None:
         return self._results[self._at].status if self._results else None
 
