@@ -42,6 +42,13 @@ def test_unused_it_loads_next_to_nothing() -> None:
     assert len(more) < 10, more
 
 
+def test_without_greenlet_the_cure_is_told() -> None:
+    code = "import sys; sys.modules['greenlet'] = None; from processor.testing import PipelineTest"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    told = "tests in memory need greenlet: pip install 'processor[testing]'"
+    assert done.stderr.splitlines()[-1] == f"ModuleNotFoundError: {told}"
+
+
 def test_pipelines_in_memory(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     make_project(pytester)
     pytester.makepyfile(
@@ -107,7 +114,7 @@ def test_without_a_server_the_test_fails(
 @pytest.mark.parametrize(
     ("fixture", "name", "value", "sentence"),
     [
-        ("processor_kafka", "kafka", "127.0.0.1:1", "no Kafka answers at 127.0.0.1:1 ("),
+        ("processor_kafka", "kafka", "127.0.0.1:1", "Kafka at 127.0.0.1:1"),
         (
             "processor_postgres",
             "database_url",
