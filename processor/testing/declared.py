@@ -8,6 +8,7 @@ from typing import Any
 import psycopg
 from sqlalchemy import Column, Computed, FetchedValue, Identity, Index, MetaData, Table
 from sqlalchemy.dialects.postgresql import ExcludeConstraint
+from sqlalchemy.exc import NoReferenceError
 
 from processor.testing.postgres import UnknownStatement
 from processor.testing.postgres.tables import DIALECT, default_text, shape_of
@@ -25,6 +26,7 @@ def tables_of(given: MetaData | Iterable[Table] | None) -> list[Table]:
     tables = given.sorted_tables if isinstance(given, MetaData) else list(given or ())
     for table in tables:
         _check(table)
+        _check_references(table, tables)
     return tables
 
 
@@ -41,6 +43,19 @@ def _check(table: Table) -> None:
         _ = shape_of(table).tests
     except (UnknownStatement, psycopg.Error) as error:
         raise _refused(table, f"its CHECK constraint: {error}") from None
+
+
+def _check_references(table: Table, tables: list[Table]) -> None:
+    for constraint in table.foreign_key_constraints:
+        try:
+            other = constraint.referred_table
+        except NoReferenceError as error:
+            raise PipelineTestError(f"table {table.fullname!r}: {error}") from None
+        if other not in tables:
+            raise PipelineTestError(
+                f"table {table.fullname!r} refers to {other.fullname!r}, which is not among the"
+                " tables; name it as well"
+            )
 
 
 def _check_column(table: Table, column: Column[Any]) -> None:

@@ -16,17 +16,20 @@ DRAIN_SECONDS = 30.0
 
 
 class RunProcess:
-    """The supervisor with its workers: a process group, nothing of which outlives :meth:`stop`."""
+    """The supervisor with its workers: a process group, nothing of which outlives :meth:`stop`.
+
+    Nor the test run, should that die: see ``guard.py``.
+    """
 
     def __init__(
         self, reference: str, workers: int, environment: Mapping[str, str], log: Path
     ) -> None:
         self.log = log
-        arguments = ["-m", "processor", "run", reference, "--workers", str(workers)]
+        run = [sys.executable, "-m", "processor", "run", reference, "--workers", str(workers)]
         with log.open("ab") as file:
             self._popen = subprocess.Popen(  # noqa: S603
-                [sys.executable, *arguments],
-                stdin=subprocess.DEVNULL,
+                [sys.executable, "-m", "processor.testing.guard", *run],
+                stdin=subprocess.PIPE,
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 env={**os.environ, **_path(), **environment},
@@ -52,6 +55,8 @@ class RunProcess:
                 self._popen.wait(deadline - time.monotonic())
         with suppress(ProcessLookupError):
             os.killpg(self._popen.pid, signal.SIGKILL)
+        assert self._popen.stdin is not None, "it is a pipe"
+        self._popen.stdin.close()
         return self._popen.wait()
 
 

@@ -11,13 +11,12 @@ from urllib.parse import quote, urlsplit, urlunsplit
 
 import psycopg
 import tenacity
-from confluent_kafka import KafkaException
-from confluent_kafka.admin import AdminClient
 from psycopg import errors, sql
 
 from processor.dsn import place, psycopg_url
-from processor.errors import ConfigurationError
+from processor.errors import ConfigurationError, Unreachable
 from processor.operations import migrations
+from processor.operations.broker import Broker
 from processor.settings import Settings, load
 from processor.testing.results import PipelineTestError
 
@@ -32,13 +31,12 @@ def reached(bootstrap_servers: str) -> str:
 
     :raises PipelineTestError: when none does.
     """
-    admin = AdminClient({"bootstrap.servers": bootstrap_servers, "log_level": 0})
+    broker = Broker(load(kafka={"bootstrap_servers": bootstrap_servers}))
     try:
-        admin.list_topics(timeout=ANSWER_SECONDS)
-    except KafkaException as error:
+        broker.wait(ANSWER_SECONDS)
+    except Unreachable as error:
         raise PipelineTestError(
-            f"no Kafka answers at {bootstrap_servers} ({error.args[0].str()}); start it,"
-            " with 'docker compose up -d kafka' for example"
+            f"{error}; start Kafka, with 'docker compose up -d kafka' for example"
         ) from None
     return bootstrap_servers
 

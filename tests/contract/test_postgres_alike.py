@@ -44,6 +44,7 @@ STATEMENTS = (
     " SET text = GREATEST(t.text, '{word}') RETURNING t.n, text",
     "UPDATE alike SET text = text || '{word}' WHERE n <= {n}",
     "UPDATE alike SET n = {m} WHERE n = {n} RETURNING n, total",
+    "UPDATE alike SET text = 'c' WHERE n = {n} OR total < {m} AND NOT (total = {n} OR text = 'a')",
     "UPDATE alike a SET total = b.t FROM unnest('{{{n}}}'::int[], '{{{m}}}'::bigint[]) AS b (n, t)"
     " WHERE a.n = b.n AND a.total IS NULL",
     "UPDATE alike SET total = NULLIF(total, {m}), text = CASE WHEN total < {n} THEN '{word}' END",
@@ -108,6 +109,11 @@ def _rows(cursor: Any) -> list[Any] | None:
 FUNCTIONS = (
     "SELECT lower('Ab'), upper('Ab'), length('äb'), length('\\x0102'::bytea), abs(-7), abs(2.5)",
     "SELECT lower(NULL), upper(NULL::text), length(NULL), abs(NULL::int)",
+    *(
+        f"SELECT {left} AND {right}, {left} OR {right}, NOT ({left} OR {right} AND {left})"
+        for left in ("true", "false", "NULL::bool")
+        for right in ("true", "false", "NULL::bool")
+    ),
     "SELECT coalesce(NULL, 1), nullif(2, 2), greatest(1, NULL, 3), least(4, NULL, 2)",
 )
 

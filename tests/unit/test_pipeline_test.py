@@ -24,6 +24,7 @@ from processor.testing import (
     Step,
 )
 from processor.testing.values import murmur2
+from tests.simulation.mutants import MUTANTS
 
 metadata = MetaData()
 accounts = Table(
@@ -105,6 +106,13 @@ def ledger(test: PipelineTest) -> dict[str, Any]:
         "booked": [(each.key, each.json()) for each in test.outputs("booked")],
         "refused": [(each.offset, each.reason) for each in test.dead_letters()],
     }
+
+
+def ledger_or_halt(test: PipelineTest) -> dict[str, Any] | str:
+    try:
+        return ledger(test)
+    except PipelineTestError as error:
+        return str(error)
 
 
 PLAYED = {
@@ -418,6 +426,25 @@ class TestCrashes:
                 test.send("in", b"x")
                 assert [each.value for each in test.outputs("out")] == [b"x"]
             assert runs == expected
+
+    @pytest.mark.parametrize(
+        ("bug", "step", "edge"),
+        [
+            ("kafka-ends-before-postgres", Step.COMMIT, "before"),
+            ("outbox-order-lost", Step.COMMIT, "after"),
+            ("republished-without-its-key", Step.COMMIT, "after"),
+            ("offsets-outside-the-transaction", Step.END, "before"),
+        ],
+    )
+    def test_a_bug_of_the_engine_would_be_found(self, bug: str, step: Step, edge: str) -> None:
+        """That is the engine at work, and it is what the crashes are aimed at."""
+        with PipelineTest(bank) as test:
+            test.crash_at(step, edge)
+            play(test)
+            with MUTANTS[bug].plant():
+                told = ledger_or_halt(test)
+        assert told != PLAYED
+        assert isinstance(told, dict) or "has halted" in told
 
     def test_a_bug_of_a_handler_is_found(self) -> None:
         """It keeps a count beside the transaction: a run that took no effect has left its mark."""

@@ -326,6 +326,14 @@ class TestForeignKeys:
         )
         return shelf, book, held
 
+    def test_a_table_that_is_not_there_is_named(
+        self, shelves: tuple[Table, Table, MetaData]
+    ) -> None:
+        _, book, _ = shelves
+        sentence = "table 'book' refers to 'shelf', which is not among the tables; name it as well"
+        with pytest.raises(PipelineTestError, match=sentence):
+            PipelineTest(writing(nothing), tables=[book])
+
     def test_a_row_without_it_is_refused(self, shelves: tuple[Table, Table, MetaData]) -> None:
         shelf, book, held = shelves
         pipeline = Pipeline("books", tables=held)

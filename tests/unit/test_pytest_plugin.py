@@ -11,6 +11,11 @@ from tests.support.plugin import make_project, run_project
 
 pytest_plugins = ["pytester"]
 
+HOLDER = """
+import subprocess, sys
+subprocess.Popen(sys.argv[1:], stdin=subprocess.PIPE).wait()
+"""
+
 
 def loaded_by(code: str) -> set[str]:
     """Modules that a fresh interpreter has after running it."""
@@ -40,6 +45,34 @@ def test_unused_it_loads_next_to_nothing() -> None:
         "processor.testing.pytest_plugin",
     }
     assert len(more) < 10, more
+
+
+def test_without_greenlet_the_cure_is_told() -> None:
+    code = "import sys; sys.modules['greenlet'] = None; from processor.testing import PipelineTest"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    told = "tests in memory need greenlet: pip install 'processor[testing]'"
+    assert done.stderr.splitlines()[-1] == f"ModuleNotFoundError: {told}"
+
+
+def test_a_service_ends_with_the_test_run() -> None:
+    """Whoever holds the pipe is killed; the command is told, and what it still says is read."""
+    command = "trap 'echo told; exit' TERM; echo ready; while :; do sleep 0.01; done"
+    guarded = [sys.executable, "-m", "processor.testing.guard", "sh", "-c", command]
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, *guarded], stdout=subprocess.PIPE, text=True
+    )
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "ready\n"
+    holder.kill()
+    assert holder.stdout.read() == "told\n"
+    holder.wait()
+    holder.stdout.close()
+
+
+def test_a_guarded_command_tells_its_exit_code() -> None:
+    guarded = [sys.executable, "-m", "processor.testing.guard", "sh", "-c", "exit 5"]
+    with subprocess.Popen(guarded, stdin=subprocess.PIPE) as process:
+        assert process.wait(30) == 5
 
 
 def test_pipelines_in_memory(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,7 +140,7 @@ def test_without_a_server_the_test_fails(
 @pytest.mark.parametrize(
     ("fixture", "name", "value", "sentence"),
     [
-        ("processor_kafka", "kafka", "127.0.0.1:1", "no Kafka answers at 127.0.0.1:1 ("),
+        ("processor_kafka", "kafka", "127.0.0.1:1", "Kafka at 127.0.0.1:1"),
         (
             "processor_postgres",
             "database_url",

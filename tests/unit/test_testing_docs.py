@@ -88,3 +88,13 @@ def test_every_public_name_is_told(kind: type[object]) -> None:
 
 def test_the_settings_that_are_shown_are_settings() -> None:
     assert "batch_max_messages" in Settings.model_fields
+
+
+def test_the_readme_shows_a_test_that_passes(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_documented_project(pytester)
+    text = (ROOT / "README.md").read_text()
+    [example] = re.findall(r"```python\n(from processor\.testing.*?)```", text, re.DOTALL)
+    (pytester.path / "test_example.py").write_text(example)
+    run_project(pytester, monkeypatch, {}).assert_outcomes(passed=1)

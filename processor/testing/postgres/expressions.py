@@ -142,8 +142,6 @@ class Scope:
 
     def _binary(self, binary: Binary) -> str:
         operator, left, right = binary.operator, binary.left, binary.right
-        if operator in ("and", "or"):
-            return f"({self.source(left)} {operator} {self.source(right)})"
         if operator in (">", ">="):
             return self.call(OPERATORS[operator.replace(">", "<")], right, left)
         return self.call(OPERATORS[operator], left, right)

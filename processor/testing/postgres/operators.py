@@ -1,7 +1,4 @@
-"""Operators and functions on values; NULL is None, and most of them pass it on.
-
-AND and OR are Python's, which tell NULL and false apart only as far as WHERE does.
-"""
+"""Operators and functions on values; NULL is None, and most of them pass it on."""
 
 from __future__ import annotations
 
@@ -53,6 +50,18 @@ def any_of(value: Any, array: Iterable[Any] | None) -> bool | None:
 
 def among(value: Any, choices: Iterable[Any]) -> bool | None:
     return None if value is None else value in choices
+
+
+def conjunction(left: bool | None, right: bool | None) -> bool | None:
+    if left is False or right is False:
+        return False
+    return None if left is None or right is None else True
+
+
+def disjunction(left: bool | None, right: bool | None) -> bool | None:
+    if left or right:
+        return True
+    return None if left is None or right is None else False
 
 
 def negation(value: Any) -> bool | None:
@@ -192,6 +201,8 @@ FUNCTIONS = {
 }
 AGGREGATES = {"count": count, "max": maximum, "min": minimum, "sum": total}
 OPERATORS = {
+    "and": conjunction,
+    "or": disjunction,
     "=": equal,
     "->>": text_at,
     "<>": unequal,

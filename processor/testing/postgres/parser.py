@@ -10,6 +10,7 @@ from psycopg import errors
 from processor.testing.postgres.expression_parser import ExpressionParser
 from processor.testing.postgres.lexer import Token, UnknownStatement, split, tokens_of
 from processor.testing.postgres.syntax import (
+    Binary,
     Command,
     Conflict,
     Copy,
@@ -158,11 +159,7 @@ class Parser(ExpressionParser):
             self._conjuncts(conditions)
 
     def _conjuncts(self, conditions: list[Expression]) -> None:
-        conditions.append(self.condition())
-        while self.take("and"):
-            conditions.append(self.condition())
-        if self.at("or"):
-            raise UnknownStatement("OR beside AND without parentheses")
+        conditions.extend(_conjuncts_of(self.expression()))
 
     def _insert(self) -> Insert:
         self.expect("into")
@@ -238,3 +235,10 @@ class Parser(ExpressionParser):
         while self.take(","):
             found.append(each())
         return found
+
+
+def _conjuncts_of(expression: Expression) -> list[Expression]:
+    """What is joined by AND, each of which can be asked by itself."""
+    if isinstance(expression, Binary) and expression.operator == "and":
+        return [*_conjuncts_of(expression.left), *_conjuncts_of(expression.right)]
+    return [expression]
