@@ -47,8 +47,8 @@ class Pipeline:
     :param isolation: the isolation level of the Postgres transaction.
     :param max_dead_letter_ratio: of a partition's last 200 messages; where more would be
         dead-lettered it halts instead, because then it is the deployment that is bad. 1: never.
-    :param dedup_retention: for how long a key is remembered at least, a quarter longer at most; of
-        all handlers with ``dedup``. From a second to ten years.
+    :param dedup_retention: for how long a key is remembered at least, half as long again at most;
+        of all handlers with ``dedup``. From a second to ten years.
     """
 
     def __init__(

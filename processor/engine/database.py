@@ -30,6 +30,9 @@ KEEPALIVES_INTERVAL_SECONDS = 2
 KEEPALIVES = 3
 """Either side gives a connection up that was silent for 5 + 2 * 3 s and whose other end is gone."""
 
+RESTARTS = ("40001", "40P01")
+"""A serialization failure and a deadlock."""
+
 Connection = psycopg.Connection[tuple[Any, ...]]
 Cursor = psycopg.Cursor[tuple[Any, ...]]
 
@@ -245,6 +248,17 @@ def doubtful(what: str) -> Iterator[None]:
 
 
 @contextmanager
+def restartable() -> Iterator[None]:
+    """:raises Restart: where Postgres asks for the transaction to be run again."""
+    try:
+        yield
+    except psycopg.Error as error:
+        if error.sqlstate in RESTARTS:
+            raise Restart(told(error)) from error
+        raise
+
+
+@contextmanager
 def of_handler(connection: Connection) -> Iterator[None]:
     """Sort the errors of a handler's statements by who is to blame."""
     try:
@@ -266,7 +280,7 @@ def classified(error: psycopg.Error, connection: Connection) -> Exception:
         # Found by the client: a value that cannot be adapted is the message's.
         data = isinstance(error, (psycopg.DataError, psycopg.ProgrammingError))
         return StatementFailed(told(error)) if data else DatabaseDoubt(told(error))
-    if state in ("40001", "40P01"):
+    if state in RESTARTS:
         return Restart(told(error))
     if state[:2] in ("22", "23") or state == "P0001":
         return StatementFailed(told(error))

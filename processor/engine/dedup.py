@@ -106,8 +106,7 @@ WHERE group_id = %s AND NOT expired ORDER BY id"""
 def _insert(current: int, older: Collection[int]) -> LiteralString:
     """Tells which keys are new, in one row: a row for each takes longer than the insert."""
     unseen = "".join(
-        f" AND NOT EXISTS (SELECT FROM {table_of(each)} o WHERE o.key = k)"  # noqa: S608
-        for each in older
+        f" AND NOT EXISTS (SELECT FROM {table_of(each)} o WHERE o.key = k)" for each in older
     )
     return text(
         f"WITH new AS (INSERT INTO {table_of(current)} (key)"  # noqa: S608

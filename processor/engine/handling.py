@@ -74,7 +74,9 @@ class Handling:
         self.limit_seconds = limit_seconds
         self.clock = clock
         self._unreadable: set[tuple[Partition, int]] = set()
-        self._intake = keys and Intake(routes, self.read, self.headers, keys, steps)
+        self._intake: Intake | None = None
+        if keys is not None:
+            self._intake = Intake(routes, self.read, self.headers, keys, steps)
 
     def run(self, slices: Sequence[Slice]) -> list[Handled]:
         """The fast path: every message once, one flush at the end.
@@ -121,8 +123,11 @@ class Handling:
                     self.triage.ended(handled)
         finally:
             tx.close(self.store.session)
-        self.close(arrived)
-        return Run(done, tx)
+        run = Run(done, tx)
+        if arrived:
+            self.check(run)
+            self.close(arrived)
+        return run
 
     def ask(
         self, slices: Sequence[Slice], session: Session | None = None
@@ -138,7 +143,7 @@ class Handling:
 
     def close(self, arrived: Mapping[Partition, Arrived]) -> None:
         """All handlers are done: what was taken in vain for their messages is given back."""
-        if arrived and self._intake is not None:
+        if self._intake is not None:
             self._intake.close(arrived, self.store.session)
 
     def flush(self, run: Run, first: Callable[[], None] | None = None) -> None:

@@ -124,10 +124,17 @@ class Scene:
         topics = ",".join((self.acts, self.raw, self.batches, self.output))
         return {**names, "ENGINE_TEST_TOPICS": topics, "PYTHONUNBUFFERED": "1"}
 
-    def service(self, *, workers: int = 1, program: str = "processor", **settings: str) -> Service:
+    def service(
+        self,
+        *,
+        workers: int = 1,
+        program: str = "processor",
+        reference: str = "tests.support.pipelines:acts",
+        **settings: str,
+    ) -> Service:
         """``processor run``, in the repository's folder."""
         return Service(
-            "tests.support.pipelines:acts",
+            reference,
             workers=workers,
             log=self.folder / f"{self.group}-{next(self._logs)}.log",
             environment=self.environment(**settings),

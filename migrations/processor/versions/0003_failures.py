@@ -34,7 +34,7 @@ def downgrade() -> None:
     op.drop_table("parked_keys", schema=SCHEMA)
     op.drop_index("dead_letters_parked_behind_idx", "dead_letters", schema=SCHEMA)
     op.drop_index("dead_letters_group_id_fingerprint_idx", "dead_letters", schema=SCHEMA)
-    op.drop_constraint("dead_letters_state_check", "dead_letters", schema=SCHEMA)
+    op.drop_constraint(op.f("dead_letters_state_check"), "dead_letters", schema=SCHEMA)
     for column in reversed(LETTER_COLUMNS):
         op.drop_column("dead_letters", column.name, schema=SCHEMA)
     for column in reversed(PROGRESS_COLUMNS):
@@ -81,7 +81,9 @@ def extend_progress() -> None:
 def extend_dead_letters() -> None:
     for column in LETTER_COLUMNS:
         op.add_column("dead_letters", column, schema=SCHEMA)
-    op.create_check_constraint("dead_letters_state_check", "dead_letters", STATES, schema=SCHEMA)
+    op.create_check_constraint(
+        op.f("dead_letters_state_check"), "dead_letters", STATES, schema=SCHEMA
+    )
     op.create_index(
         "dead_letters_group_id_fingerprint_idx",
         "dead_letters",
