@@ -12,7 +12,7 @@ from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 
-from bench import check, cliffs, cost, latency, record, recovery, throughput
+from bench import check, cliffs, cost, dedup, latency, record, recovery, throughput
 from bench.ground import Ground, ground
 from bench.machine import machine
 from bench.peers.bench import peers, waiting
@@ -24,6 +24,7 @@ BENCHES: dict[str, Callable[[Ground, int], Result]] = {
     "partitions": throughput.partitions,
     "sizes": throughput.sizes,
     "workers": throughput.workers,
+    "dedup": dedup.dedup,
     "latency": latency.latency,
     "cost": cost.cost,
     "recovery": recovery.recovery,

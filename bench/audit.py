@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping
 import psycopg
 from confluent_kafka import Consumer, KafkaError, TopicPartition
 
+from bench.work.events import order
+
 EMPTY_SECONDS = 30.0
 
 
@@ -90,6 +92,43 @@ def audit_tables(
         for partition in found.keys() - done.keys()
     ]
     return faults + (audit_counters(connection) if counters else [])
+
+
+def audit_once(
+    connection: psycopg.Connection,
+    servers: str,
+    topic: str,
+    done: Mapping[int, int],
+    partitions: int,
+) -> list[str]:
+    """Faults where each order was to take effect once, whichever of its messages came first."""
+    rows = connection.execute('SELECT partition, "offset" FROM bench.rows').fetchall()
+    return faults_of_orders(rows, keys(servers, topic), done, partitions) + audit_counters(
+        connection
+    )
+
+
+def faults_of_orders(
+    rows: Iterable[tuple[int, int]],
+    told: Iterable[bytes],
+    done: Mapping[int, int],
+    partitions: int,
+) -> list[str]:
+    """:param rows: partition and offset of each message that took effect.
+    :param told: the keys of the outputs.
+    """
+    rows = list(rows)
+    expected = {order(at, number, partitions) for number, end in done.items() for at in range(end)}
+    found = Counter(order(at, number, partitions) for number, at in rows)
+    extra = {
+        "orders: {:,} took effect more than once": sum(n > 1 for n in found.values()),
+        "orders: {:,} lost": len(expected - found.keys()),
+        "orders: {:,} ahead of the offsets": len(found.keys() - expected),
+    }
+    faults = [text.format(count) for text, count in extra.items() if count]
+    if Counter(told) != Counter(b"%d-%d" % row for row in rows):
+        faults.append("outputs: not those of the rows")
+    return faults
 
 
 def audit_counters(connection: psycopg.Connection) -> list[str]:

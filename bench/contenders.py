@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from devstack.process import Child
 from processor.settings import Settings
@@ -35,6 +36,10 @@ class Contender:
     warm_seconds: float | None = None
     """Before it is measured; as the benchmark has it unless given."""
     directory: Path | None = None
+    once: bool = False
+    """Only the first message of an order is to take effect."""
+    prepare: Callable[[Any, str], None] = lambda *_: None
+    """Is called before it starts, with a connection and its group."""
 
 
 def processor(work: str, name: str = "", workers: int = 1, **settings: object) -> Contender:

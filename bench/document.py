@@ -20,6 +20,7 @@ ORDER = (
     "partitions",
     "sizes",
     "workers",
+    "dedup",
     "latency",
     "peers-latency",
     "cost",

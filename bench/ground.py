@@ -20,7 +20,7 @@ from confluent_kafka.cimpl import NewTopic
 from sqlalchemy import create_engine
 from sqlalchemy.schema import CreateSchema
 
-from bench.work.events import SCHEMA, event, metadata
+from bench.work.events import SCHEMA, event, metadata, order
 from devstack import Stack
 from devstack.kafka.jvm import OPTIONS_VARIABLE
 
@@ -36,6 +36,8 @@ class Shape(NamedTuple):
     messages: int
     partitions: int = 12
     bytes: int = 200
+    orders: bool = False
+    """Every message has one; every fifth of them was there before."""
 
     @property
     def total(self) -> int:
@@ -146,10 +148,15 @@ def fill(servers: str, topic: str, shape: Shape, first: int = 0) -> None:
         }
     )
     encode = msgspec.json.Encoder().encode
+    partitions = shape.partitions
     began = time.monotonic()
-    for offset in range(first, first + shape.total // shape.partitions):
-        value = encode(event(offset, shape.bytes))
-        for partition in range(shape.partitions):
+    for offset in range(first, first + shape.total // partitions):
+        made = event(offset, shape.bytes)
+        value = encode(made)
+        for partition in range(partitions):
+            if shape.orders:
+                made.order = order(offset, partition, partitions)
+                value = encode(made)
             produce(producer, topic, value, f"{partition}-{offset}", partition)
     if producer.flush(120):
         raise SystemExit(f"{topic} could not be filled")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 
 from bench.contenders import BOUND, Contender, Running, floor, processor
@@ -163,6 +164,14 @@ def workers(ground: Ground, count: int) -> Result:
 
 def compared(name: str, title: str, ground: Ground, count: int, cases: dict[str, Case]) -> Result:
     series = rounds(count, list(cases), lambda case: short(ground, cases[case]))
+    return Result(name, title, UNIT, series)
+
+
+def compared_whole(
+    name: str, title: str, ground: Ground, count: int, cases: dict[str, Case]
+) -> Result:
+    """To the end of the topic."""
+    series = rounds(count, list(cases), lambda case: measure(ground, cases[case], inf).per_second)
     return Result(name, title, UNIT, series)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 
 from confluent_kafka import KafkaException
 
-from bench.audit import audit_outputs, audit_tables
+from bench.audit import audit_once, audit_outputs, audit_tables
 from bench.contenders import Contender, Running
 from bench.gauge import Committed
 from bench.ground import Ground
@@ -22,10 +22,13 @@ class Trial:
         """:param topic: the input, with its number of partitions."""
         self._ground = ground
         self.contender = contender
+        self._partitions = partitions
         self.name = ground.name("group")
         self.output = ground.topic("output")
         if contender.tables:
             ground.empty_tables()
+        with ground.connect() as connection:
+            contender.prepare(connection, self.name)
         self.committed = Committed(ground.servers, self.name, topic, partitions)
         self.running = Running(
             contender,
@@ -60,8 +63,14 @@ class Trial:
         """
         self.running.end()
         done = self.committed.by_partition()
-        faults = audit_outputs(self._ground.servers, self.output, done)
-        if self.contender.tables:
+        if self.contender.once:
+            with self._ground.connect() as connection:
+                faults = audit_once(
+                    connection, self._ground.servers, self.output, done, self._partitions
+                )
+        else:
+            faults = audit_outputs(self._ground.servers, self.output, done)
+        if self.contender.tables and not self.contender.once:
             with self._ground.connect() as connection:
                 faults += audit_tables(connection, done, counters=self.contender.counters)
         if faults:

@@ -50,8 +50,8 @@ class Pipeline:
         dead-lettered it halts instead, because then it is the deployment that is bad. 1: never.
     :param dead_letter_topic: dead letters are also produced to this topic, in the same transaction,
         with what went wrong in their headers.
-    :param dedup_retention: for how long a key is remembered at least, a quarter longer at most; of
-        all handlers with ``dedup``. From a second to ten years.
+    :param dedup_retention: for how long a key is remembered at least, half as long again at most;
+        of all handlers with ``dedup``. From a second to ten years.
     """
 
     def __init__(

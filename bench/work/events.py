@@ -36,13 +36,14 @@ counters = Table(
 """One for each user."""
 
 
-class Event(Struct):
-    """The input."""
+class Event(Struct, omit_defaults=True):
+    """The input; those that come twice have an order, and their first one the same."""
 
     user_id: int
     kind: str
     amount: int
     note: str
+    order: int | None = None
 
 
 class Done(Struct):
@@ -58,6 +59,19 @@ def event(number: int, size: int) -> Event:
     """The number-th message of a partition, about ``size`` bytes long in JSON."""
     overhead = 60
     return Event(number % USERS, "purchase", number % 100, note(number, max(1, size - overhead)))
+
+
+EVERY = 5
+"""Of messages with orders every fifth is a duplicate."""
+BACK = (1, 13, 1_203, 60_001)
+"""How many messages before, of all partitions, the first of its order came."""
+
+
+def order(number: int, partition: int, partitions: int) -> int:
+    """Of the number-th message of a partition: most duplicates come on another one."""
+    at = number * partitions + partition
+    back = BACK[at // EVERY % len(BACK)]
+    return at - back if at % EVERY == EVERY - 1 and at >= back else at
 
 
 WORDS = [f"{word}{number}" for number in range(50) for word in ("red", "green", "blue", "grey")]

@@ -15,6 +15,7 @@ OUTPUT = os.environ.get("BENCH_OUTPUT", "bench-output")
 
 transform = Pipeline("bench", outputs=[OUTPUT])
 full = Pipeline("bench", outputs=[OUTPUT], tables=metadata)
+once = Pipeline("bench", outputs=[OUTPUT], tables=metadata)
 batch = Pipeline("bench", outputs=[OUTPUT], tables=metadata)
 slow = Pipeline("bench", outputs=[OUTPUT], tables=metadata)
 
@@ -31,6 +32,12 @@ def kept(event: Event, message: Message[Any], tx: Transaction) -> Output:
     tx.insert(rows, row(event, message))
     tx.upsert(counters, counter(event), add=["messages", "amount"])
     return Output(OUTPUT, key=message.key, value=done(event))
+
+
+@once.handler(INPUT, dedup="order")
+def kept_once(event: Event, message: Message[Any], tx: Transaction) -> Output:
+    """The same work for the first message of an order."""
+    return kept(event, message, tx)
 
 
 @batch.batch_handler(INPUT)

@@ -31,6 +31,10 @@ KEEPALIVES_INTERVAL_SECONDS = 2
 KEEPALIVES = 3
 """Either side gives a connection up that was silent for 5 + 2 * 3 s and whose other end is gone."""
 
+DEADLOCK = "40P01"
+RESTARTS = ("40001", DEADLOCK)
+"""A serialization failure and a deadlock."""
+
 Connection = psycopg.Connection[tuple[Any, ...]]
 Cursor = psycopg.Cursor[tuple[Any, ...]]
 
@@ -246,6 +250,17 @@ def doubtful(what: str) -> Iterator[None]:
 
 
 @contextmanager
+def restartable() -> Iterator[None]:
+    """:raises Restart: where Postgres asks for the transaction to be run again."""
+    try:
+        yield
+    except psycopg.Error as error:
+        if error.sqlstate in RESTARTS:
+            raise Restart(told(error)) from error
+        raise
+
+
+@contextmanager
 def of_handler(connection: Connection) -> Iterator[None]:
     """Sort the errors of a handler's statements by who is to blame."""
     try:
@@ -267,9 +282,9 @@ def classified(error: psycopg.Error, connection: Connection) -> Exception:
         # Found by the client: a value that cannot be adapted is the message's.
         data = isinstance(error, (psycopg.DataError, psycopg.ProgrammingError))
         return StatementFailed(told(error)) if data else DatabaseDoubt(told(error))
-    if state == "40P01":
+    if state == DEADLOCK:
         return Deadlock(told(error))
-    if state == "40001":
+    if state in RESTARTS:
         return Restart(told(error))
     if state[:2] in ("22", "23") or state == "P0001":
         return StatementFailed(told(error))

@@ -175,7 +175,7 @@ ERRORS: dict[Step, Callable[[str], BaseException]] = {
     **dict.fromkeys(
         (
             Step.BEGIN, Step.FLUSH, Step.STORE, Step.COMMIT, Step.LOCK, Step.LOAD, Step.RENEW,
-            Step.START, Step.CLEAR_INTENT, Step.RAISE, Step.WATCH, Step.REPORT,
+            Step.START, Step.CLEAR_INTENT, Step.RAISE, Step.WATCH, Step.REPORT, Step.ASK,
         ),
         DatabaseDoubt,
     ),

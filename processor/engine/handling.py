@@ -131,8 +131,11 @@ class Handling:
                     self.triage.ended(handled)
         finally:
             tx.close(self.store.session)
-        self.close(arrived)
-        return Run(done, tx)
+        run = Run(done, tx)
+        if arrived:
+            self.check(run)
+            self.close(arrived)
+        return run
 
     def ask(
         self, slices: Sequence[Slice], session: Session | None = None, *, careful: bool
@@ -148,7 +151,7 @@ class Handling:
 
     def close(self, arrived: Mapping[Partition, Arrived]) -> None:
         """All handlers are done: what was taken in vain for their messages is given back."""
-        if arrived and self._intake is not None:
+        if self._intake is not None:
             self._intake.close(arrived, self.store.session)
 
     def flush(self, run: Run, first: Callable[[], None] | None = None) -> None:

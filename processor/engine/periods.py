@@ -8,7 +8,8 @@ comes again. A crash leaves all of a change or nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import psycopg
 
@@ -17,9 +18,9 @@ from processor.engine.dedup import lock_number, table_of
 from processor.engine.failures import DatabaseDoubt
 from processor.engine.observer import Observer
 
-PARTS = 4
-"""Of the retention, that a period lasts: keys are kept for a quarter of it longer at most, and five
-tables are looked at."""
+PARTS = 2
+"""Of the retention; a period lasts for one of them. More would let keys go sooner after it, and
+have more tables looked at: each costs Postgres some 2 µs a key (docs/decisions/0015)."""
 MOST_SECONDS_BETWEEN_LOOKS = 5.0
 LEAST_SECONDS_BETWEEN_LOOKS = 0.2
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.25, 8.0
@@ -58,29 +59,38 @@ class Periods:
         Between batches only: no transaction may be open.
         """
         self.due = self._clock() + self._between
-        try:
-            self._keep()
-        except DatabaseDoubt as doubt:
-            if isinstance(doubt.__cause__, psycopg.errors.LockNotAvailable):
-                self._wait = min(2 * self._wait, LONGEST_WAIT_SECONDS)
-                self._observer.noted("dedup-periods-wait", reason=str(doubt))
-            else:
-                self._observer.noted("dedup-periods-failed", reason=str(doubt))
+        expired: list[int] = []
+        with self._telling():
+            is_due, expired = self._look()
+            if is_due:
+                self._turn()
+        for period in expired:
+            with self._telling():
+                self._drop(period)
 
-    def _keep(self) -> None:
+    @contextmanager
+    def _telling(self) -> Iterator[None]:
+        """Nothing of it is a batch's matter: one that needs a period finds that there is none."""
+        try:
+            yield
+        except DatabaseDoubt as doubt:
+            waits = isinstance(doubt.__cause__, psycopg.errors.LockNotAvailable)
+            event = "dedup-periods-wait" if waits else "dedup-periods-failed"
+            self._observer.noted(event, reason=str(doubt))
+
+    def _look(self) -> tuple[bool, list[int]]:
+        """Whether it is time to turn, and the periods that are to be dropped."""
         with self._database.transaction() as connection:
             found = connection.execute(_LOOK, self._times()).fetchone()
         assert found is not None, "an aggregate has a row"
         is_open, is_late, expired = found
-        if not is_open or is_late:
-            self._turn()
-        for period in expired or ():
-            self._drop(period)
+        return not is_open or is_late, expired or []
 
     def _turn(self) -> None:
         """Open the next period if the current one is over, and let go of those that are too old."""
+        wait, self._wait = self._wait, min(2 * self._wait, LONGEST_WAIT_SECONDS)
         with self._database.transaction() as connection:
-            _wait_at_most(connection, self._wait)
+            _wait_at_most(connection, wait)
             connection.execute("SELECT pg_advisory_xact_lock(%s)", [lock_number(self._group_id)])
             connection.execute(_EXPIRE, self._times())
             # Another worker may have been faster.

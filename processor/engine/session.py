@@ -12,8 +12,7 @@ from psycopg.pq import TransactionStatus
 from sqlalchemy import Executable
 from sqlalchemy.sql import ClauseElement
 
-from processor.engine.database import Connection, doubtful, of_handler, text
-from processor.engine.failures import DatabaseDoubt, Restart
+from processor.engine.database import Connection, doubtful, of_handler, restartable, text
 from processor.engine.statements import (
     DIALECT,
     bind_processors,
@@ -114,14 +113,9 @@ class PostgresSession:
 
     def ask(self, query: LiteralString, parameters: Sequence[Any]) -> list[Row]:
         connection = self._connection()
-        try:
-            with doubtful("look up"):
-                cursor = connection.execute(query, parameters)
-                return cursor.fetchall() if cursor.description else []
-        except DatabaseDoubt as doubt:
-            if isinstance(doubt.__cause__, psycopg.errors.TransactionRollback):
-                raise Restart(str(doubt)) from doubt.__cause__
-            raise
+        with doubtful("look up"), restartable():
+            cursor = connection.execute(query, parameters)
+            return cursor.fetchall() if cursor.description else []
 
     def _run(
         self, connection: Connection, statement: Statement, parameters: Parameters

@@ -93,7 +93,7 @@ def shared(
 ) -> Iterator[Letters]:
     folder = tmp_path_factory.mktemp("letters")
     scene = Letters(kafka, postgres, admin, folder, PARTITIONS)
-    with scene.service(pipeline="letters", workers=2, topic_check_seconds="0.5") as service:
+    with scene.service(reference=REFERENCE, workers=2, topic_check_seconds="0.5") as service:
         yield scene
         service.child.check()
     scene.close()
@@ -345,11 +345,11 @@ def test_attempts_and_waits_outlast_the_worker(
     scene = Letters(kafka, postgres, admin, tmp_path, 2)
     tries = tmp_path / "tries"
     try:
-        with scene.service(pipeline="letters") as service:
+        with scene.service(reference=REFERENCE) as service:
             scene.produce(0, Act(1), Act(2, "later", str(tries)), Act(3))
             scene.wait_state(0, "backing-off", "retry")
             service.child.kill()
-        with scene.service(pipeline="letters"):
+        with scene.service(reference=REFERENCE):
             found = scene.wait_state(0, "backing-off", "retry")
             assert "offset 1" in found["detail"]
             scene.produce(1, Act(4))

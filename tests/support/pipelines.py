@@ -41,6 +41,12 @@ effects = Table(
 )
 once = Table("once", metadata, Column("n", BigInteger, primary_key=True))
 late = Table("late", metadata, Column("n", BigInteger))
+totals = Table(
+    "totals",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("total", BigInteger, nullable=False),
+)
 missing = Table("missing", metadata, Column("n", BigInteger))
 
 

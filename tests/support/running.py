@@ -130,12 +130,12 @@ class Scene:
         *,
         workers: int = 1,
         program: str = "processor",
-        pipeline: str = "acts",
+        reference: str = "tests.support.pipelines:acts",
         **settings: str,
     ) -> Service:
         """``processor run``, in the repository's folder."""
         return Service(
-            f"tests.support.pipelines:{pipeline}",
+            reference,
             workers=workers,
             log=self.folder / f"{self.group}-{next(self._logs)}.log",
             environment=self.environment(**settings),

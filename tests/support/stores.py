@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from processor.engine.failures import StatementFailed
 from processor.transaction import Parameters, Row, Statement
 from processor.writes import CopyWrite, UpsertWrite
 
@@ -79,3 +80,73 @@ class ListStore:
     @property
     def open_savepoints(self) -> int:
         return len(self._marks)
+
+
+class KeyedSession(ListSession):
+    """Answers what is asked of business keys, from a set of them."""
+
+    def __init__(self, period: int | None) -> None:
+        super().__init__()
+        self._period = period
+        self.refused: set[Any] = set()
+        """First columns of rows that Postgres refuses."""
+        self.refusal = StatementFailed("refused")
+        self.keys: set[str] = set()
+        self.committed: set[str] = set()
+        self.asked = 0
+        self.on_ask: Callable[[], None] = lambda: None
+
+    def copy(self, write: CopyWrite) -> None:
+        if any(row[0] in self.refused for row in write.rows):
+            self.failure = self.failure or self.refusal
+            raise self.refusal
+        super().copy(write)
+
+    def ask(self, query: str, parameters: Sequence[Any]) -> list[Row]:
+        self.asked += 1
+        self.on_ask()
+        if "dedup_periods" in query:
+            return [] if self._period is None else [(self._period, False)]
+        if "INSERT" in query:
+            new = _members(parameters[0]) - self.keys
+            self.keys |= new
+            return [(",".join(new) or None,)]
+        if "DELETE" in query:
+            given = _members(parameters[0])
+            assert given <= self.keys - self.committed, "what others have taken stays"
+            self.keys -= given
+        return []
+
+
+class KeyedStore(ListStore):
+    """A store of lists whose keys outlive their batches."""
+
+    session: KeyedSession
+
+    def __init__(self, period: int | None = 1) -> None:
+        super().__init__()
+        self.session = KeyedSession(period)
+
+    def refuse(self, first: Any) -> None:
+        self.session.refused.add(first)
+
+    def commit(self) -> None:
+        self.session.committed = set(self.session.keys)
+
+    @property
+    def keys(self) -> set[str]:
+        return self.session.keys
+
+    @property
+    def refusal(self) -> Exception:
+        return self.session.refusal
+
+    @property
+    def rows(self) -> list[Row]:
+        """Inserted, in order."""
+        copies = [write for write in self.session.writes if write[0] == "copy"]
+        return [row for write in copies for row in write[2]]
+
+
+def _members(array: str) -> set[str]:
+    return set(array.strip("{}").split(","))

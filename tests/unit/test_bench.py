@@ -12,6 +12,7 @@ from bench.cost import grown
 from bench.document import page
 from bench.gauge import Gauge
 from bench.results import Result, Series, rounds
+from bench.work.events import order
 
 
 def test_ratios_are_taken_round_by_round() -> None:
@@ -72,6 +73,28 @@ def test_the_audit_counts_each_message(
 ) -> None:
     monkeypatch.setattr(audit, "keys", lambda *_: [each.encode() for each in keys])
     assert audit.audit_outputs("", "topic", {0: 2, 1: 1}) == faults
+
+
+@pytest.mark.parametrize(
+    ("rows", "fault"),
+    [
+        ([(p, at) for at in range(3) for p in range(2) if (p, at) != (0, 2)], None),
+        ([(p, at) for at in range(3) for p in range(2)], "more than once"),
+        ([(p, at) for at in range(3) for p in range(2) if (p, at) != (1, 1)], None),
+        ([(p, at) for at in range(2) for p in range(2)], "lost"),
+        ([(p, at) for at in range(4) for p in range(2)], "ahead"),
+    ],
+)
+def test_the_audit_of_orders_counts_each_once(
+    rows: list[tuple[int, int]], fault: str | None
+) -> None:
+    """The fifth message, at 2 of partition 0, is of the order of the fourth."""
+    assert order(2, 0, 2) == order(1, 1, 2) == 3
+    told = [b"%d-%d" % row for row in rows]
+    found = audit.faults_of_orders(rows, told, {0: 3, 1: 3}, 2)
+    assert (fault or "") in "".join(found)
+    assert bool(found) is (fault is not None)
+    assert audit.faults_of_orders(rows, told[1:], {0: 3, 1: 3}, 2) != []
 
 
 def test_the_gauge_begins_and_ends_at_a_change(monkeypatch: pytest.MonkeyPatch) -> None:

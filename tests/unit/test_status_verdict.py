@@ -33,6 +33,7 @@ ROW = Progress(
     outputs=5,
     dead_lettered=1,
     skipped=0,
+    duplicates=0,
     updated_at=NOW,
 )
 REPORT = Report("cluster", "in", 0, "orders:host:0", "running", None, None, None, NOW, 1.0)

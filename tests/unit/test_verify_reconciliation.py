@@ -82,7 +82,7 @@ def bound(
     metadata: str | None = None,
 ) -> Bound:
     now = datetime.now(UTC)
-    row = Row(1, "in", 0, "id", H, p, LINEAGE, None, 1, handled, outputs, 0, 0, now)
+    row = Row(1, "in", 0, "id", H, p, LINEAGE, None, 1, handled, outputs, 0, 0, 0, now)
     told = make_metadata(LINEAGE, "token") if metadata is None else metadata
     return Bound(row, Offset(k, told), floor, max(p, min(k, H)), list(recorded), list(manifests))
 
