@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from confluent_kafka import Message
 from sqlalchemy import Table
@@ -23,7 +23,14 @@ from processor.testing.results import (
 from processor.testing.values import Given, as_bytes, encoded, headers_of, partition_of
 
 D = TypeVar("D", bound="Driver")
+UNCHANGED: Any = object()
 Headers = Sequence[tuple[str, bytes | None]]
+
+
+class Replacement(NamedTuple):
+    """A value that a letter's message is handled with instead of its own."""
+
+    value: bytes | None
 
 
 class Stage(Protocol):
@@ -47,6 +54,12 @@ class Stage(Protocol):
 
     def resume(self, partitions: Collection[tuple[str, int]]) -> None:
         """What ``processor resume`` does."""
+
+    def replay(self, letters: Sequence[int], replacement: Replacement | None) -> None:
+        """What ``processor dead-letters replay`` does."""
+
+    def discard(self, letters: Sequence[int]) -> None:
+        """What ``processor dead-letters discard`` does."""
 
     def settle(self) -> None:
         """Until nothing is left to be done.
@@ -157,6 +170,33 @@ class Driver:
             raise PipelineTestError("there is nothing to resume: no such partition has halted")
         self._stage.resume(halted)
 
+    def replay(self, *letters: DeadLetter, value: Any = UNCHANGED) -> None:
+        """Have dead letters handled again, as ``processor dead-letters replay`` does.
+
+        :param letters: all that have failed unless some are given.
+        :param value: what the one letter is handled with instead of its own, as ``--edit`` has it;
+            written as :meth:`send` would.
+        :raises PipelineTestError: for a letter that has not failed, or none at all.
+        """
+        chosen = self._failed(letters, "replay")
+        replacement = None
+        if value is not UNCHANGED:
+            if len(chosen) != 1:
+                raise PipelineTestError("replay(value=…) takes one letter")
+            topic = self._pipeline.routes[chosen[0].topic].topic
+            replacement = Replacement(encoded(topic, value))
+        self._stage.replay([each.id for each in chosen], replacement)
+
+    def discard(self, *letters: DeadLetter) -> None:
+        """Give dead letters up, as ``processor dead-letters discard`` does.
+
+        What is parked behind them goes on.
+
+        :param letters: all that have failed unless some are given.
+        :raises PipelineTestError: for a letter that has not failed, or none at all.
+        """
+        self._stage.discard([each.id for each in self._failed(letters, "discard")])
+
     def run(self) -> None:
         """Until nothing is left to be done; whatever asks for results does so by itself.
 
@@ -199,6 +239,23 @@ class Driver:
         return halted
 
     # Inside
+
+    def _failed(self, letters: Sequence[DeadLetter], what: str) -> list[DeadLetter]:
+        if not letters:
+            self.run()
+        failed = [
+            letter
+            for row in self._stage.letters()
+            if (letter := dead_letter_of(row)).state == "failed"
+        ]
+        numbers = {each.id for each in failed}
+        for each in letters:
+            if each.id not in numbers:
+                place = f"{each.topic}/{each.partition} at {each.offset}"
+                raise PipelineTestError(f"there is no failed dead letter of {place} to {what}")
+        if not failed:
+            raise PipelineTestError(f"there is no dead letter that has failed, none to {what}")
+        return list(letters) or failed
 
     def _results(self) -> None:
         """:raises PipelineTestError: when a partition has stopped and nobody has asked for it."""

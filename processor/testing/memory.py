@@ -9,7 +9,9 @@ from sqlalchemy import Table
 
 from processor.engine.batch import Partition
 from processor.engine.statements import insert_statement, plain_rows
+from processor.engine.triggers import letter_trigger, queue_triggers, trigger_key
 from processor.testing.declared import REAL
+from processor.testing.driver import Replacement
 from processor.testing.kafka.broker import Broker
 from processor.testing.postgres import Server, UnknownStatement
 from processor.testing.results import PipelineTestError
@@ -18,6 +20,20 @@ from processor.writes import CopyWrite, check_columns
 RESUME = """
 INSERT INTO processor.control (group_id, topic, partition, command, requested_by)
 VALUES (%s, %s, %s, 'resume', 'a test')
+"""
+
+EDIT = """
+UPDATE processor.dead_letters SET replacement = %s, edited_at = now()
+WHERE group_id = %s AND id = %s AND state = 'failed'
+"""
+PENDING = """
+UPDATE processor.dead_letters SET state = 'pending', requested_by = 'a test', requested_at = now()
+WHERE group_id = %s AND id = %s AND state = 'failed' RETURNING topic, partition, key
+"""
+DISCARD = """
+UPDATE processor.dead_letters SET state = 'discarded', resolved_by = 'a test', resolved_at = now()
+WHERE group_id = %s AND id = %s AND state = 'failed'
+RETURNING topic, partition, key, parked_behind
 """
 
 
@@ -47,6 +63,34 @@ def resume(server: Server, group: str, partitions: Collection[tuple[str, int]]) 
     for topic, number in partitions:
         connection.execute(RESUME, (group, topic, number))
     connection.close()
+
+
+def mark_pending(
+    server: Server, group: str, letters: Sequence[int], replacement: Replacement | None
+) -> list[tuple[bytes, bytes]]:
+    """Letters are to be handled again; their triggers."""
+    connection: Any = server.connect()
+    found = []
+    for number in letters:
+        if replacement is not None:
+            connection.execute(EDIT, (replacement.value, group, number))
+        rows = connection.execute(PENDING, (group, number)).fetchall()
+        found += [letter_trigger(Partition(*at), key, number) for *at, key in rows]
+    connection.close()
+    return found
+
+
+def discard(server: Server, group: str, letters: Sequence[int]) -> list[tuple[bytes, bytes]]:
+    """Letters are given up; triggers for what is parked behind them."""
+    connection: Any = server.connect()
+    found = []
+    for number in letters:
+        rows = connection.execute(DISCARD, (group, number)).fetchall()
+        for *at, key, parked_behind in rows:
+            queue = number if parked_behind is None else parked_behind
+            found += queue_triggers(trigger_key(Partition(*at), key), queue, 0)
+    connection.close()
+    return found
 
 
 def heed(server: Server, broker: Broker) -> None:

@@ -97,6 +97,9 @@ class DeadLetter:
     """The exception's text."""
     attempts: int
     trace: str | None = field(repr=False)
+    id: int = field(default=0, compare=False)
+    state: str = "failed"
+    """``failed``, ``parked`` behind another one of its key, ``replayed`` or ``discarded``."""
 
 
 def dead_letter_of(row: Mapping[str, Any]) -> DeadLetter:
@@ -113,6 +116,8 @@ def dead_letter_of(row: Mapping[str, Any]) -> DeadLetter:
         reason=row["reason"],
         attempts=row["attempts"],
         trace=row["trace"],
+        id=row["id"],
+        state=row["state"],
     )
 
 

@@ -19,9 +19,14 @@ from sqlalchemy import Table
 from processor.dsn import psycopg_url
 from processor.engine.statements import insert_statement, plain_rows
 from processor.operations.broker import Broker, Place
+from processor.operations.database import session
+from processor.operations.dead_letters import Redrive
+from processor.operations.dead_letters.topic import PARTITIONS, require_topic
 from processor.operations.scan import Scan
+from processor.operations.sender import Sender
 from processor.pipeline import Pipeline
 from processor.settings import Settings
+from processor.testing.driver import Replacement
 from processor.testing.ground import places_of
 from processor.testing.memory import RESUME
 from processor.testing.observed import WAITS
@@ -126,6 +131,18 @@ class Service:
             self._resumed_at[place] = now["at"]
             self._connection.execute(RESUME, (self._group, *place))
 
+    def replay(self, letters: Sequence[int], replacement: Replacement | None) -> None:
+        with session(self._settings) as connection:
+            redrive = Redrive(connection, self._group)
+            if replacement is not None:
+                redrive.edit(letters[0], replacement.value)
+            redrive.replay(letters, self._sender(redrive.topic))
+
+    def discard(self, letters: Sequence[int]) -> None:
+        with session(self._settings) as connection:
+            redrive = Redrive(connection, self._group)
+            redrive.discard(letters, self._sender(redrive.topic), None)
+
     def close(self) -> None:
         self.process.stop()
         self._connection.close()
@@ -169,6 +186,12 @@ class Service:
             for row in self._ask(_STATES)
             if (row["state"] == "halted" or row["reason"] in WAITS) and self._is_news(row)
         ]
+
+    def _sender(self, topic: str) -> Sender:
+        """The topic is made when it is first needed."""
+        if require_topic(self._settings, topic):
+            self._inputs += [(topic, number) for number in range(PARTITIONS)]
+        return Sender(self._settings, topic)
 
     def _is_news(self, row: Mapping[str, Any]) -> bool:
         """Told since it was resumed."""

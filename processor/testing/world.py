@@ -15,6 +15,7 @@ from sqlalchemy import Table
 
 from processor.engine.batch import Partition
 from processor.engine.steps import Edge, Step, Steps
+from processor.engine.triggers import replays_topic
 from processor.engine.watchdog import Watchdog
 from processor.errors import Exit
 from processor.pipeline import Pipeline
@@ -22,6 +23,7 @@ from processor.testing import memory
 from processor.testing.chance import own_chance
 from processor.testing.configured import settings_of
 from processor.testing.crashes import Crash
+from processor.testing.driver import Replacement
 from processor.testing.kafka.broker import Broker
 from processor.testing.network import Network
 from processor.testing.observed import WAITS, Observed
@@ -127,6 +129,14 @@ class World:
         memory.resume(self.server, self._pipeline.name, partitions)
         self._observed.forget(partitions)
 
+    def replay(self, letters: Sequence[int], replacement: Replacement | None) -> None:
+        self._changes()
+        self._trigger(memory.mark_pending(self.server, self._pipeline.name, letters, replacement))
+
+    def discard(self, letters: Sequence[int]) -> None:
+        self._changes()
+        self._trigger(memory.discard(self.server, self._pipeline.name, letters))
+
     def advance(self, seconds: float) -> None:
         """Let virtual time pass, with the worker at work."""
         self._changes()
@@ -186,6 +196,15 @@ class World:
             )
 
     # How it goes on
+
+    def _trigger(self, triggers: Sequence[tuple[bytes, bytes]]) -> None:
+        """The topic of replays is made when it is first needed."""
+        topic = replays_topic(self._pipeline.name)
+        if topic not in self.broker.topics:
+            self.broker.create_topic(topic, 1)
+            self._inputs.append(Partition(topic, 0))
+        for key, value in triggers:
+            self.broker.append(topic, 0, value, key, (), round(self.now().timestamp() * 1_000))
 
     def _changes(self) -> None:
         """Something happens: it is not at rest."""
