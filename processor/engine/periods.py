@@ -19,8 +19,8 @@ from processor.engine.failures import DatabaseDoubt
 from processor.engine.observer import Observer
 
 PARTS = 2
-"""Of the retention; a period lasts for one of them. More would let keys go sooner after it, and have
-more tables looked at: each costs Postgres some 2 µs a key (docs/decisions/0014)."""
+"""Of the retention; a period lasts for one of them. With more, keys would go sooner after it, and
+more tables be looked at: each costs Postgres some 2 µs a key (docs/decisions/0014)."""
 MOST_SECONDS_BETWEEN_LOOKS = 5.0
 LEAST_SECONDS_BETWEEN_LOOKS = 0.2
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.25, 8.0
