@@ -74,10 +74,11 @@ class TestCommit:
     ) -> None:
         store = world.store()
         names = {row.id: NAMES}
-        store.commit([step(row, 0, 5, leader_epoch=3, handled=4, skipped=1)], names)
+        store.commit([step(row, 0, 5, leader_epoch=3, handled=3, skipped=2, duplicates=1)], names)
         store.commit([step(row, 5, 7, handled=1, dead_letters=[letter(offset=6)])], names)
         found = world.observed.progress(row.id)
-        assert (found["handled"], found["skipped"], found["dead_lettered"]) == (5, 1, 1)
+        assert (found["handled"], found["skipped"], found["dead_lettered"]) == (4, 2, 1)
+        assert found["duplicates"] == 1
         assert found["leader_epoch"] == 3
 
     def test_dead_letters_stand_and_fall_with_the_batch(

@@ -316,6 +316,15 @@ def test_the_key_must_be_unique_in_the_database() -> None:
     assert only(compared(keys=frozenset()), Level.ERROR) == ["users has no unique key on (id)"]
 
 
+@pytest.mark.parametrize(("makes", "may"), [(True, False), (True, True), (False, False)])
+def test_a_pipeline_with_dedup_makes_tables(makes: bool, may: bool) -> None:
+    found = postgres.judge(
+        postgres.Facts(SERVER, False, False, 5, LATEST, (), may), makes_tables=makes
+    )
+    told = [each for each in found if "GRANT CREATE ON SCHEMA processor" in (each.remedy or "")]
+    assert bool(told) is (makes and not may)
+
+
 def test_missing_rights_name_the_grant() -> None:
     found = compared(missing_rights=("INSERT",))
     assert found[0].remedy == "GRANT INSERT ON users"
