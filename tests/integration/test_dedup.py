@@ -16,7 +16,7 @@ from devstack import Kafka, Postgres, Service
 from devstack.waiting import wait_until
 from processor.errors import Exit
 from tests.support.pipelines import Act
-from tests.support.running import Scene
+from tests.support.running import WAIT_SECONDS, Scene
 
 PIPELINE = "tests.support.orders:orders"
 PARTITIONS = 6
@@ -84,6 +84,13 @@ def produce(scene: Scene, parts: Sequence[Sequence[Act]], seconds: float) -> Non
         time.sleep(seconds / steps)
 
 
+def turn(scene: Scene, periods: int) -> None:
+    """Of so many the last one is over; whoever looks next opens another one."""
+    wait_until(lambda: scene.observed.value(TABLES) >= periods, WAIT_SECONDS, "a period")
+    scene.observed.execute(AGE)
+    wait_until(lambda: scene.observed.value(TABLES) > periods, WAIT_SECONDS, "the next period")
+
+
 @pytest.mark.timeout(240)
 def test_each_key_takes_effect_once_while_workers_are_killed(scene: Scene, tmp_path: Path) -> None:
     """Three workers; keys come again on other partitions, and periods turn meanwhile."""
@@ -97,7 +104,7 @@ def test_each_key_takes_effect_once_while_workers_are_killed(scene: Scene, tmp_p
     settings = {
         "batch_max_messages": "200",
         "batch_overlap_min_messages": "50",
-        "faults": " ".join(f"ask.{fault}@{at * 5}" for at, fault in enumerate(faults, 1)),
+        "faults": " ".join(f"ask.{fault}@{at * 2}" for at, fault in enumerate(faults, 1)),
         "faults_folder": str(files),
     }
     with run(scene, workers=3, **settings) as service:
@@ -105,7 +112,7 @@ def test_each_key_takes_effect_once_while_workers_are_killed(scene: Scene, tmp_p
             produce(scene, [acts[kill::KILLS] for acts in parts], 1.0)
             service.kill_worker()
             if kill in TURNS:
-                scene.observed.execute(AGE)
+                turn(scene, 1 + TURNS.index(kill))
         rest(scene)
         assert service.drain() == Exit.OK
     assert {path.name for path in files.iterdir()} == {f"ask.{each}" for each in faults}

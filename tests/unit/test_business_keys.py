@@ -11,7 +11,7 @@ from uuid import UUID
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Column, Integer, MetaData, Table
 
@@ -372,6 +372,7 @@ messages = st.tuples(
 )
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(*[st.lists(messages, max_size=8)] * 2), max_size=6),
     st.sampled_from(["handler", "batch handler"]),
