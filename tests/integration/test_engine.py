@@ -169,14 +169,14 @@ class TestBadMessages:
         }
         assert found == {
             1: ("ValueError", 3),
-            3: ("UniqueViolation", 3),
+            3: ("UniqueViolation", 1),
             4: ("OutputTooLarge", 3),
             5: ("Reject", 1),
             6: ("DecodeError", 1),
             7: ("UnknownType", 1),
             8: ("DecodeError", 1),
-            9: ("DivisionByZero", 3),
-            10: ("DataError", 3),
+            9: ("DivisionByZero", 1),
+            10: ("DataError", 1),
         }
         row = shared.row(partition)
         assert row is not None

@@ -110,7 +110,7 @@ def handle_again(scene: Scene) -> None:
     found = scene.row(0)
     assert found is not None
     if found["next_offset"] == 0:
-        names = {field.name for field in dataclasses.fields(Row)} - {"untouched"}
+        names = {field.name for field in dataclasses.fields(Row)} & set(found)
         row = Row(**{name: found[name] for name in names}, untouched=True)
         world = PostgresWorld(scene.url, scene.group)
         world.store().commit([step(row, 0, 1)], {row.id: (scene.acts, row.topic_id)})

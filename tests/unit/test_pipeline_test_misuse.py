@@ -18,7 +18,6 @@ from sqlalchemy import (
     ForeignKeyConstraint,
     Index,
     Integer,
-    Interval,
     MetaData,
     Table,
     Text,
@@ -149,7 +148,8 @@ class TestStatements:
             ("SELECT id FROM items UNION SELECT 1", "'UNION' in: SELECT id FROM items"),
             ("SELECT count(*) OVER () FROM items", "'OVER' in: SELECT count(*) OVER ()"),
             ("SELECT md5(word) FROM items", "the function md5"),
-            ("SELECT '1 day'::interval", "the type interval"),
+            ("SELECT '1 day'::interval", "the interval 1 day"),
+            ("SELECT '::1'::inet", "the type inet"),
             (
                 "SELECT i.id FROM items i LEFT JOIN items o ON o.id = i.id",
                 "'LEFT' in: SELECT i.id FROM items i",
@@ -263,7 +263,7 @@ class TestTables:
             ),
             ([Column("during", TSTZRANGE)], "the type tstzrange of column 'during'"),
             ([Column("kind", ENUM("a", name="kind"))], "the type kind of column 'kind'"),
-            ([Column("long", Interval)], "the type interval of column 'long'"),
+            ([Column("place", INET)], "the type inet of column 'place'"),
         ],
     )
     def test_they_are_named(self, parts: list[Any], told: str) -> None:
