@@ -7,7 +7,7 @@ to Postgres for all of the batch, and then the handlers take the messages one by
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,7 +43,8 @@ class Arrived:
 
     messages: dict[int, Arrival]
     keys: TakenKeys | None = None
-    parked: set[bytes] = field(default_factory=set)
+    parked: Mapping[bytes, int] = field(default_factory=dict)
+    """Keys whose messages are parked, and the letter that each waits for."""
 
     def is_duplicate(self, decoded: Decoded) -> bool:
         key, keys = decoded.key, self.keys
@@ -106,9 +107,11 @@ class Intake:
             return {}
         with self._steps.step(Step.ASK):
             # Always in this order, so that no two wait for each other.
+            growing: set[int] = set()
             for partition, parked in self._parking.confirmed(session, concerned).items():
                 arrived[partition].parked = parked
-            arrived |= self._tasks(session, triggers)
+                growing.update(parked.values())
+            arrived |= self._tasks(session, triggers, growing)
             self._take_keys(session, arrived)
         return arrived
 
@@ -134,11 +137,13 @@ class Intake:
             for each in arrived.values():
                 each.keys = taken
 
-    def _tasks(self, session: Session, triggers: Sequence[Slice]) -> dict[Partition, Arrived]:
+    def _tasks(
+        self, session: Session, triggers: Sequence[Slice], growing: Set[int]
+    ) -> dict[Partition, Arrived]:
         if not triggers:
             return {}
         raws = [raw for each in triggers for raw in each.messages]
-        tasks = iter(self._replays.read(session, raws))
+        tasks = iter(self._replays.read(session, raws, growing))
         return {
             each.partition: Arrived(
                 {raw.offset(): self._letter(next(tasks), raw) for raw in each.messages}

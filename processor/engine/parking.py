@@ -29,8 +29,10 @@ class Parking:
 
     def confirmed(
         self, session: Session, concerned: Mapping[Partition, set[bytes]]
-    ) -> dict[Partition, set[bytes]]:
-        """Those that still are; they stay so until the transaction ends."""
+    ) -> dict[Partition, dict[bytes, int]]:
+        """Those that still are, with the letter that each waits for; they stay so until the
+        transaction ends.
+        """
         places = {
             (self._row_id(partition), key_digest(key)): (partition, key)
             for partition, keys in concerned.items()
@@ -39,10 +41,10 @@ class Parking:
         if not places:
             return {}
         ids, digests = zip(*places, strict=True)
-        parked: dict[Partition, set[bytes]] = {}
-        for row in session.ask(_PARKED, (list(ids), list(digests))):
-            partition, key = places.pop((row[0], row[1]))
-            parked.setdefault(partition, set()).add(key)
+        parked: dict[Partition, dict[bytes, int]] = {}
+        for row_id, digest, queue in session.ask(_PARKED, (list(ids), list(digests))):
+            partition, key = places.pop((row_id, digest))
+            parked.setdefault(partition, {})[key] = queue
         for partition, key in places.values():
             self._partitions[partition].parked.discard(key)
         return parked
@@ -54,7 +56,7 @@ class Parking:
 
 
 _PARKED = """
-SELECT k.progress_id, k.key_digest
+SELECT k.progress_id, k.key_digest, k.letter_id
 FROM processor.parked_keys k
 JOIN unnest(%s::bigint[], %s::text[]) AS wanted (id, digest)
     ON k.progress_id = wanted.id AND k.key_digest = wanted.digest

@@ -12,7 +12,7 @@ a trigger can be read only after the batch that has sent it.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -100,14 +100,18 @@ class Replays:
 
     group_id: str
 
-    def read(self, session: Session, triggers: Sequence[Any]) -> list[Task]:
+    def read(
+        self, session: Session, triggers: Sequence[Any], growing: Set[int] = frozenset()
+    ) -> list[Task]:
         """What each trigger sets off; letters and queues stay locked until the commit.
 
         :param triggers: as the client hands them over.
+        :param growing: queues that this batch parks more messages in. No lock parts it from
+            itself: it must not find them empty.
         """
         named = [read_trigger(raw.value()) or Trigger() for raw in triggers]
         wanted = Counter(each.queue for each in named if each.queue is not None)
-        queues = self._queues(session, wanted)
+        queues = self._queues(session, wanted, growing)
         ids = sorted({each.letter for each in named if each.letter is not None})
         letters = self._letters(session, ids)
         held = [each.queue for each in letters.values() if each.holds_key]
@@ -129,7 +133,9 @@ class Replays:
         rows = session.ask(_PENDING, (self.group_id, list(ids)))
         return {row[0]: _letter(row) for row in rows}
 
-    def _queues(self, session: Session, wanted: Mapping[int, int]) -> dict[int, _Queue]:
+    def _queues(
+        self, session: Session, wanted: Mapping[int, int], growing: Set[int]
+    ) -> dict[int, _Queue]:
         """Of those that exist, and in which no letter waits to be dealt with first."""
         if not wanted:
             return {}
@@ -141,7 +147,7 @@ class Replays:
         for each in locked:
             if each not in blocked:
                 rows = session.ask(_NEXT_PARKED, (each, wanted[each]))
-                left = rows[0][-1] - len(rows) if rows else 0
+                left = (rows[0][-1] - len(rows) if rows else 0) + (each in growing)
                 queues[each] = _Queue(iter([_letter(row) for row in rows]), bool(rows), left)
         return queues
 
