@@ -66,7 +66,7 @@ class Campaign:
         self._stage, self._plan, self._tell = stage, plan, tell
         self._rng = Random(plan.seed)
         self._traffic = Traffic(stage.servers)
-        self._redriving = Redriving(stage, self._rng, plan.redrive_rate)
+        self._redriving = Redriving(stage, self._rng, plan.redrive_rate, plan.late_after)
         self._rest = Rest(stage, self._traffic)
         self._told = time.monotonic()
         self._kills = 0

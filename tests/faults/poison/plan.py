@@ -47,6 +47,8 @@ class Plan:
     """Letters a second."""
     redrive_seconds: float = 20.0
     """The second wave takes so long."""
+    late_after: int = 5
+    """Redrives, done or broken off, until the last kind is mended."""
 
     def kinds(self) -> Mapping[int, Kind]:
         """The bad numbers: as many of each kind."""

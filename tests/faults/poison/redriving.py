@@ -23,8 +23,6 @@ PATIENCE_SECONDS = (0.8, 3.2)
 WAIT_SECONDS = 3
 MOST_COMMANDS = 200
 MOST_REPLAYS = 1_000
-LATE_AFTER = 4
-"""So many commands have been broken off, or have ended, before the last kind is mended."""
 FINE = (0, 1)
 """1: something has failed again, or waits."""
 
@@ -32,8 +30,9 @@ FINE = (0, 1)
 class Redriving:
     """Until every letter is replayed."""
 
-    def __init__(self, stage: Stage, rng: Random, rate: float) -> None:
+    def __init__(self, stage: Stage, rng: Random, rate: float, late_after: int) -> None:
         self._stage, self._rng, self._rate = stage, rng, rate
+        self._late_after = late_after
         self.edited = 0
         self.commands: Counter[str] = Counter()
         """By how they ended."""
@@ -70,11 +69,11 @@ class Redriving:
         :raises RuntimeError: when they do not get there.
         """
         for number in range(MOST_COMMANDS):
-            if number == LATE_AFTER:
+            if number == self._late_after:
                 mend(self._stage, (Kind.LATE,))
             self._command()
             tell()
-            if number >= LATE_AFTER and not is_sending() and self._is_done():
+            if number >= self._late_after and not is_sending() and self._is_done():
                 return
         raise RuntimeError(f"after {MOST_COMMANDS} commands: {dict(self._stage.states())}")
 

@@ -16,7 +16,7 @@ FLUSH_SECONDS = 60.0
 
 
 class Traffic:
-    """Sends in a thread; ``ends`` is where each partition's log ends by what Kafka has confirmed."""
+    """Sends in a thread; ``ends``: where each log ends by what Kafka has confirmed."""
 
     def __init__(self, servers: str) -> None:
         self.delivered = 0
