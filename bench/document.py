@@ -25,6 +25,7 @@ ORDER = (
     "cost",
     "recovery",
     "cliffs",
+    "failures",
 )
 
 HEAD = """\

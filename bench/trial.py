@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 
 from confluent_kafka import KafkaException
 
-from bench.audit import audit_outputs, audit_tables
+from bench.audit import audit_letters, audit_outputs, audit_tables
 from bench.contenders import Contender, Running
 from bench.gauge import Committed
 from bench.ground import Ground
@@ -60,10 +60,13 @@ class Trial:
         """
         self.running.end()
         done = self.committed.by_partition()
-        faults = audit_outputs(self._ground.servers, self.output, done)
-        if self.contender.tables:
-            with self._ground.connect() as connection:
-                faults += audit_tables(connection, done, counters=self.contender.counters)
+        is_bad = self.contender.is_bad
+        faults = audit_outputs(self._ground.servers, self.output, done, is_bad)
+        with self._ground.connect() as connection:
+            if self.contender.tables:
+                counters = self.contender.counters
+                faults += audit_tables(connection, done, is_bad, counters=counters)
+            faults += audit_letters(connection, self.name, done, is_bad)
         if faults:
             raise SystemExit(f"{self.contender.name}: {'; '.join(faults[:5])}: no figure")
         self._ground.drop(self.output)
