@@ -21,8 +21,9 @@ from tests.faults.poison.stage import REFERENCE, Stage, mend
 PATIENCE_SECONDS = (0.8, 3.2)
 """How long a command may run before it is broken off; the first second of it are imports."""
 WAIT_SECONDS = 3
-MOST_COMMANDS = 200
+MOST_COMMANDS = 80
 MOST_REPLAYS = 1_000
+SHOWN = 5
 FINE = (0, 1)
 """1: something has failed again, or waits."""
 
@@ -75,7 +76,7 @@ class Redriving:
             tell()
             if number >= self._late_after and not is_sending() and self._is_done():
                 return
-        raise RuntimeError(f"after {MOST_COMMANDS} commands: {dict(self._stage.states())}")
+        raise RuntimeError(f"after {MOST_COMMANDS} commands: {self._left()}")
 
     def _edit(self, replacements: Mapping[int, bytes]) -> None:
         """The first one by the command, the others as it does it."""
@@ -112,6 +113,16 @@ class Redriving:
 
     def _replay(self, *arguments: str) -> subprocess.Popen[str]:
         return self._stage.command("dead-letters", "replay", *arguments, "--pipeline", REFERENCE)
+
+    def _left(self) -> str:
+        """Which messages still wait."""
+        waiting = self._stage.rows(
+            'SELECT state, topic, partition, "offset" FROM processor.dead_letters'
+            " WHERE state <> 'replayed' ORDER BY id LIMIT %s",
+            SHOWN,
+        )
+        told = [f"{topic}/{n} at {offset} is {state}" for state, topic, n, offset in waiting]
+        return "; ".join((str(dict(self._stage.states())), *told))
 
     def _is_done(self) -> bool:
         [[parked]] = self._stage.rows("SELECT count(*) FROM processor.parked_keys")
