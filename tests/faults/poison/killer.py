@@ -8,8 +8,8 @@ from random import Random
 from tests.faults.poison.stage import WORKERS, Stage
 
 FEW = 0.3
-"""How often one is killed while others are being started again: the supervisor waits longer and
-longer for one that dies young, and in the end nobody would work."""
+"""How often one is killed while others are being started again, or nothing has moved since the last
+kill: on a busy machine nobody would get to work in the end."""
 
 
 class Killer:
@@ -17,6 +17,7 @@ class Killer:
 
     def __init__(self, stage: Stage, rng: Random, seconds: tuple[float, float]) -> None:
         self.kills = 0
+        self._reached = 0
         self._stage, self._rng, self._seconds = stage, rng, seconds
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="killer", daemon=True)
@@ -31,5 +32,7 @@ class Killer:
 
     def _run(self) -> None:
         while not self._stop.wait(self._rng.uniform(*self._seconds)):
-            if self._stage.workers() == WORKERS or self._rng.random() < FEW:
+            is_up = self._stage.workers() == WORKERS and self._stage.reached() != self._reached
+            if is_up or self._rng.random() < FEW:
+                self._reached = self._stage.reached()
                 self.kills += self._stage.kill_worker(self._rng)

@@ -69,6 +69,11 @@ class Stage:
         """How many are alive."""
         return len(self.service.workers())
 
+    def reached(self) -> int:
+        """The sum of all H: it grows while anything is handled."""
+        [[found]] = self.rows("SELECT sum(next_offset)::bigint FROM processor.progress")
+        return int(found or 0)
+
     def kill_worker(self, rng: Random) -> bool:
         """SIGKILL for one of the workers, if there is one."""
         workers = self.service.workers()
