@@ -11,7 +11,7 @@ PARTS := .devstack/.parts
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test faults chaos simulate mutants spec bench bench-check bench-peers bench-docs lint format clean
+.PHONY: help setup demo test faults chaos poison simulate mutants spec bench bench-check bench-peers bench-docs lint format clean
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -36,6 +36,9 @@ mutants: $(INSTALLED) ## one guard of the engine taken out at a time: the simula
 
 chaos: setup ## every kind of fault on real parts for a while, then the audit (MINUTES=10, SEED=7)
 	@$(RUN) -m tests.faults.chaos --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED)) $(if $(PLANTED),--planted $(PLANTED)) $(CHAOS_ARGS)
+
+poison: setup ## bad messages among good ones, repaired and replayed, under kill -9 (MESSAGES=100000, SEED=7)
+	@$(RUN) -m tests.faults.poison $(if $(MESSAGES),--messages $(MESSAGES)) $(if $(SEED),--seed $(SEED))
 
 spec: $(INSTALLED) ## the protocol, checked by TLC: large models, and each guard taken out
 	@$(RUN) -m spec.check small deep liveness large --guards

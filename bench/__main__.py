@@ -12,7 +12,7 @@ from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 
-from bench import check, cliffs, cost, dedup, latency, record, recovery, throughput
+from bench import check, cliffs, cost, dedup, failures, latency, record, recovery, throughput
 from bench.ground import Ground, ground
 from bench.machine import machine
 from bench.peers.bench import peers, waiting
@@ -29,6 +29,7 @@ BENCHES: dict[str, Callable[[Ground, int], Result]] = {
     "cost": cost.cost,
     "recovery": recovery.recovery,
     "cliffs": cliffs.cliffs,
+    "failures": failures.failures,
 }
 BY_NAME_ONLY = {"peers": peers, "peers-latency": waiting}
 """What they run in is fetched first, and they take their time to get warm."""

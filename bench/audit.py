@@ -3,26 +3,36 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import psycopg
 from confluent_kafka import Consumer, KafkaError, TopicPartition
 
+from bench.work.bad import none_bad
 from bench.work.events import order
+
+IsBad = Callable[[int, int], bool]
 
 EMPTY_SECONDS = 30.0
 
 
-def audit_outputs(servers: str, topic: str, done: Mapping[int, int]) -> list[str]:
+def audit_outputs(
+    servers: str, topic: str, done: Mapping[int, int], is_bad: IsBad = none_bad
+) -> list[str]:
     """Faults of an output topic, in sentences; ``done``: how many messages of each partition."""
     found = keys(servers, topic)
-    expected = {b"%d-%d" % (number, at) for number, end in done.items() for at in range(end)}
+    expected = {
+        b"%d-%d" % (number, at)
+        for number, end in done.items()
+        for at in range(end)
+        if not is_bad(number, at)
+    }
     if len(found) == len(expected) and set(found) == expected:
         return []
-    return _faults(found, done)
+    return _faults(found, done, is_bad)
 
 
-def _faults(found: Iterable[bytes], done: Mapping[int, int]) -> list[str]:
+def _faults(found: Iterable[bytes], done: Mapping[int, int], is_bad: IsBad) -> list[str]:
     seen: dict[int, set[int]] = {number: set() for number in done}
     extra: Counter[str] = Counter()
     for key in found:
@@ -32,11 +42,13 @@ def _faults(found: Iterable[bytes], done: Mapping[int, int]) -> list[str]:
             extra["doubled"] += 1
         elif number >= done.get(int(partition), 0):
             extra["ahead of the offsets"] += 1
+        elif is_bad(int(partition), number):
+            extra["of bad messages"] += 1
         where.add(number)
     lost = sum(
-        done[partition] - len(where.intersection(range(done[partition])))
-        for partition, where in seen.items()
-        if partition in done
+        at not in seen[partition] and not is_bad(partition, at)
+        for partition, end in done.items()
+        for at in range(end)
     )
     if lost:
         extra["lost"] = lost
@@ -76,7 +88,11 @@ def keys(servers: str, topic: str) -> list[bytes]:
 
 
 def audit_tables(
-    connection: psycopg.Connection, done: Mapping[int, int], *, counters: bool = True
+    connection: psycopg.Connection,
+    done: Mapping[int, int],
+    is_bad: IsBad = none_bad,
+    *,
+    counters: bool = True,
 ) -> list[str]:
     """Faults of the rows and, unless nobody was to keep them, of the counters."""
     faults = []
@@ -84,9 +100,11 @@ def audit_tables(
         'SELECT partition, count(*), max("offset") + 1 FROM bench.rows GROUP BY partition'
     ).fetchall()
     found = {partition: (count, end) for partition, count, end in rows}
-    for partition, count in done.items():
-        if found.get(partition) != (count, count):
-            faults.append(f"rows of {partition}: {found.get(partition)} instead of {count:,}")
+    for partition, end in done.items():
+        good = [at for at in range(end) if not is_bad(partition, at)]
+        expected = (len(good), good[-1] + 1) if good else None
+        if found.get(partition) != expected:
+            faults.append(f"rows of {partition}: {found.get(partition)} instead of {expected}")
     faults += [
         f"rows of {partition}, of which nothing was done"
         for partition in found.keys() - done.keys()
@@ -129,6 +147,24 @@ def faults_of_orders(
     if Counter(told) != Counter(b"%d-%d" % row for row in rows):
         faults.append("outputs: not those of the rows")
     return faults
+
+
+def audit_letters(
+    connection: psycopg.Connection, group: str, done: Mapping[int, int], is_bad: IsBad = none_bad
+) -> list[str]:
+    """Faults of the dead letters: each bad message is one, and no other."""
+    found = Counter(
+        connection.execute(
+            'SELECT partition, "offset" FROM processor.dead_letters WHERE group_id = %s', [group]
+        ).fetchall()
+    )
+    expected = {(n, at) for n, end in done.items() for at in range(end) if is_bad(n, at)}
+    told = {
+        "lost": len(expected - found.keys()),
+        "doubled": sum(count > 1 for count in found.values()),
+        "of good messages": len(found.keys() - expected),
+    }
+    return [f"dead letters: {count:,} {what}" for what, count in told.items() if count]
 
 
 def audit_counters(connection: psycopg.Connection) -> list[str]:

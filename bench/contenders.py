@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bench.work.bad import none_bad
 from devstack.process import Child
 from processor.settings import Settings
 
@@ -33,6 +34,8 @@ class Contender:
     tables: bool = False
     counters: bool = True
     environment: Mapping[str, str] = field(default_factory=dict)
+    is_bad: Callable[[int, int], bool] = none_bad
+    """By partition and offset: such a message becomes a dead letter, and nothing more."""
     warm_seconds: float | None = None
     """Before it is measured; as the benchmark has it unless given."""
     directory: Path | None = None

@@ -26,6 +26,7 @@ ORDER = (
     "cost",
     "recovery",
     "cliffs",
+    "failures",
 )
 
 HEAD = """\

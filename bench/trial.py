@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 
+import psycopg
 from confluent_kafka import KafkaException
 
-from bench.audit import audit_once, audit_outputs, audit_tables
+from bench.audit import audit_letters, audit_once, audit_outputs, audit_tables
 from bench.contenders import Contender, Running
 from bench.gauge import Committed
 from bench.ground import Ground
@@ -63,20 +64,22 @@ class Trial:
         """
         self.running.end()
         done = self.committed.by_partition()
-        if self.contender.once:
-            with self._ground.connect() as connection:
-                faults = audit_once(
-                    connection, self._ground.servers, self.output, done, self._partitions
-                )
-        else:
-            faults = audit_outputs(self._ground.servers, self.output, done)
-        if self.contender.tables and not self.contender.once:
-            with self._ground.connect() as connection:
-                faults += audit_tables(connection, done, counters=self.contender.counters)
+        with self._ground.connect() as connection:
+            faults = self._faults(connection, done)
         if faults:
             raise SystemExit(f"{self.contender.name}: {'; '.join(faults[:5])}: no figure")
         self._ground.drop(self.output)
         return sum(done.values())
+
+    def _faults(self, connection: psycopg.Connection, done: Mapping[int, int]) -> list[str]:
+        servers, is_bad = self._ground.servers, self.contender.is_bad
+        if self.contender.once:
+            return audit_once(connection, servers, self.output, done, self._partitions)
+        faults = audit_outputs(servers, self.output, done, is_bad)
+        if self.contender.tables:
+            counters = self.contender.counters
+            faults += audit_tables(connection, done, is_bad, counters=counters)
+        return faults + audit_letters(connection, self.name, done, is_bad)
 
     def kill(self) -> None:
         """Nothing of it is left; also after :meth:`end`."""

@@ -186,14 +186,14 @@ class Journal:
 
     def __init__(self) -> None:
         self.all = WriteBuffer()
+        self.inserts = 0
+        """How many rows of those that are done are to be inserted."""
+        self.kept: Sequence[tuple[Any, ...]] = ()
+        """What the last message that is done has asked for; :meth:`repeat` takes it."""
         self._calls: list[tuple[Any, ...]] = []
 
     def __bool__(self) -> bool:
         return bool(self._calls) or bool(self.all)
-
-    @property
-    def inserts(self) -> int:
-        return self.all.inserts
 
     def insert(self, table: Table, row: Mapping[str, Any]) -> None:
         insert_shape(table, tuple(row))
@@ -211,14 +211,18 @@ class Journal:
 
     def keep(self) -> None:
         """The message is done."""
-        if not self._calls:
-            return
         calls, self._calls = self._calls, []
+        self.repeat(calls)
+
+    def repeat(self, calls: Sequence[tuple[Any, ...]]) -> None:
+        """The message is done as it was before, by another journal."""
+        self.kept = calls
         for table, row, *rest in calls:
             if rest:
                 self.all.upsert(table, row, key=rest[0], operations=rest[1])
             else:
                 self.all.insert(table, row)
+                self.inserts += 1
 
     def drop(self) -> None:
         """The message has failed."""
@@ -226,6 +230,7 @@ class Journal:
 
     def drain(self) -> Iterator[CopyWrite | UpsertWrite]:
         self.keep()
+        self.inserts = 0
         return self.all.drain()
 
 

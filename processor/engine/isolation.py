@@ -15,7 +15,7 @@ from typing import Any
 
 import psycopg
 
-from processor.engine.batch import Handled, Slice
+from processor.engine.batch import Handled, Record, Slice
 from processor.engine.failures import Deadlock, Doubt, Restart
 from processor.engine.handling import Handling
 from processor.engine.limits import Limits
@@ -31,12 +31,36 @@ _COPY_LINE = re.compile(r"^COPY .*?, line (\d+)")
 
 
 @dataclass(frozen=True, slots=True)
+class Done:
+    """What a handler has made of a message without asking Postgres: it need not run again."""
+
+    calls: Sequence[tuple[Any, ...]]
+    """Its writes."""
+    records: Sequence[Record]
+    output_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Messages that are tried together."""
+
+    messages: Sequence[Any]
+    done: Sequence[Done] = ()
+    """Of each of them; empty where handlers have to run."""
+
+    def __getitem__(self, at: slice) -> Part:
+        return Part(self.messages[at], self.done[at])
+
+
+@dataclass(frozen=True, slots=True)
 class Failed:
     """A group that was rolled back."""
 
     error: Exception
     at: int | None
     """Which of its messages is to blame, if that is known."""
+    done: Sequence[Done] = ()
+    """As of a :class:`Part`."""
 
 
 class Isolation:
@@ -88,7 +112,7 @@ class Isolation:
 
     def _group(self, messages: Sequence[Any], handled: Handled, limits: Limits) -> int:
         """How many are done: not all where the partition stops, or a limit is reached."""
-        done, parts = 0, [messages]
+        done, parts = 0, [Part(messages)]
         while parts:
             part = parts.pop()
             mark = handled.mark()
@@ -96,16 +120,16 @@ class Isolation:
             if failed is not None:
                 self.failures += 1
                 handled.back_to(mark)
-                if len(part) > 1:
-                    parts += reversed(_parted(part, failed.at))
+                if len(part.messages) > 1:
+                    parts += reversed(_parted(Part(part.messages, failed.done), failed.at))
                     continue
-                verdict = self._judge(part[0], handled, failed.error)
+                verdict = self._judge(part.messages[0], handled, failed.error)
                 if verdict is Verdict.AGAIN:
                     parts.append(part)
                     continue
                 count = 1 if verdict is Verdict.DONE else 0
             done += count
-            if count < len(part):
+            if count < len(part.messages):
                 break
         return done
 
@@ -118,9 +142,7 @@ class Isolation:
             step_past(raw, handled)
         return verdict
 
-    def _try(
-        self, messages: Sequence[Any], handled: Handled, limits: Limits
-    ) -> tuple[int, Failed | None]:
+    def _try(self, part: Part, handled: Handled, limits: Limits) -> tuple[int, Failed | None]:
         """Run a group in a savepoint: how many are done, or why nothing of it stands."""
         store = self._handling.store
         store.savepoint()
@@ -128,17 +150,22 @@ class Isolation:
         tx = Transaction(store.session, journal)
         rows: list[int] = []
         """How many were inserted by each message and those before it."""
+        done: list[Done] = []
         handling = True
         try:
             try:
                 with self._steps.step(Step.HANDLE, self._handling.limit_seconds):
                     if self._handling.decoding.is_batch(handled.partition):
-                        count = self._handling.run_batch(messages, handled, tx)
+                        count = self._handling.run_batch(part.messages, handled, tx)
                     else:
-                        for raw in messages:
+                        for index, raw in enumerate(part.messages):
                             if rows and limits.reached(handled):
                                 break
-                            self._handling.run_one(raw, handled, tx, journal)
+                            if part.done:
+                                _repeat(part.done[index], raw, handled, journal)
+                                done.append(part.done[index])
+                            else:
+                                self._run_one(raw, handled, tx, journal, done)
                             if handled.stop is not None:
                                 break
                             rows.append(journal.inserts)
@@ -160,17 +187,38 @@ class Isolation:
             store.rollback_to_savepoint()
             if handling and not self._handling.decoding.is_batch(handled.partition):
                 return 0, Failed(error, len(rows))
-            return 0, Failed(error, _at_fault(error, rows))
+            known = done if len(done) == len(part.messages) else ()
+            return 0, Failed(error, _at_fault(error, rows), known)
         store.release()
         return count, None
 
+    def _run_one(
+        self, raw: Any, handled: Handled, tx: Transaction, journal: Journal, done: list[Done]
+    ) -> None:
+        """Run its handler, and remember what came of it if nothing else has."""
+        count, records, size = handled.handled, len(handled.records), handled.output_bytes
+        self._handling.run_one(raw, handled, tx, journal)
+        succeeded = handled.handled > count and handled.stop is None
+        if succeeded and handled.arrived is None and not tx.asked:
+            made = handled.records[records:]
+            done.append(Done(journal.kept, made, handled.output_bytes - size))
 
-def _parted(messages: Sequence[Any], at: int | None) -> list[Sequence[Any]]:
+
+def _repeat(done: Done, raw: Any, handled: Handled, journal: Journal) -> None:
+    """The message as its handler has left it in a group that was rolled back."""
+    journal.repeat(done.calls)
+    handled.records += done.records
+    handled.output_bytes += done.output_bytes
+    handled.handled += 1
+    step_past(raw, handled)
+
+
+def _parted(part: Part, at: int | None) -> list[Part]:
     if at is None:
-        middle = len(messages) // 2
-        return [messages[:middle], messages[middle:]]
-    parts = [messages[:at], messages[at : at + 1], messages[at + 1 :]]
-    return [part for part in parts if part]
+        middle = len(part.messages) // 2
+        return [part[:middle], part[middle:]]
+    parts = [part[:at], part[at : at + 1], part[at + 1 :]]
+    return [each for each in parts if each.messages]
 
 
 def _at_fault(error: Exception, rows: Sequence[int]) -> int | None:

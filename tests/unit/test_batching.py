@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -612,6 +613,24 @@ def test_what_the_database_refuses_is_found_in_few_tries(context: bool) -> None:
     assert values_of(handled) == [b"%d" % n for n in good]
     assert bench.store.open_savepoints == 0
     assert bench.isolation.failures <= (6 if context else 24)
+
+
+def test_handlers_that_ask_nothing_run_once_however_often_their_group_is_parted() -> None:
+    seen: list[int] = []
+    acts = {n: partial(seen.append, n) for n in range(100)}
+    bench = adding(session=Unacceptable(30, 31, 70, context=False), acts=acts)
+    [handled] = bench.isolation.run([piece([add(n) for n in range(100)])])
+    good = [n for n in range(100) if n not in (30, 31, 70)]
+    assert seen == list(range(100))
+    assert bench.rows == good
+    assert values_of(handled) == [b"%d" % n for n in good]
+    assert (handled.next, handled.handled) == (100, 97)
+    assert handled.output_bytes == sum(each.output_bytes for each in alone(good))
+
+
+def alone(numbers: Sequence[int]) -> list[Handled]:
+    """Each by itself."""
+    return [adding().isolation.run([piece([add(n)])])[0] for n in numbers]
 
 
 def test_a_bad_message_is_set_aside_alone_with_nothing_of_it_left() -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from bench import audit, path, record
+from bench import audit, failures, path, record
 from bench.check import committed, worse
 from bench.cost import grown
 from bench.document import page
@@ -95,6 +97,44 @@ def test_the_audit_of_orders_counts_each_once(
     assert (fault or "") in "".join(found)
     assert bool(found) is (fault is not None)
     assert audit.faults_of_orders(rows, told[1:], {0: 3, 1: 3}, 2) != []
+
+
+@pytest.mark.parametrize(
+    ("keys", "faults"),
+    [
+        (["0-0", "0-2"], []),
+        (["0-0", "0-1", "0-2"], ["outputs: 1 of bad messages"]),
+        (["0-2"], ["outputs: 1 lost"]),
+    ],
+)
+def test_a_bad_message_has_no_output(
+    keys: list[str], faults: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit, "keys", lambda *_: [each.encode() for each in keys])
+    assert audit.audit_outputs("", "topic", {0: 3}, lambda _, offset: offset == 1) == faults
+
+
+@pytest.mark.parametrize(
+    ("letters", "faults"),
+    [
+        ([(0, 1)], []),
+        ([], ["dead letters: 1 lost"]),
+        ([(0, 1), (0, 1)], ["dead letters: 1 doubled"]),
+        ([(0, 1), (0, 2)], ["dead letters: 1 of good messages"]),
+    ],
+)
+def test_a_bad_message_is_one_dead_letter(
+    letters: list[tuple[int, int]], faults: list[str]
+) -> None:
+    answer = SimpleNamespace(fetchall=lambda: letters)
+    connection: Any = SimpleNamespace(execute=lambda *_: answer)
+    found = audit.audit_letters(connection, "group", {0: 3}, lambda _, offset: offset == 1)
+    assert found == faults
+
+
+def test_to_be_ready_for_failures_costs_next_to_nothing_where_none_are() -> None:
+    """The best of a few pairs: what else the machine does is no part of it."""
+    assert min(failures.overheads(4)) < 1.03
 
 
 def test_the_gauge_begins_and_ends_at_a_change(monkeypatch: pytest.MonkeyPatch) -> None:
