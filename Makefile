@@ -28,8 +28,8 @@ test: setup ## all tests, on the real parts, three files at a time (PYTEST_ARGS=
 faults: setup ## a worker crashes, stops or fails at every edge of every step, on the real parts
 	FAULTS=all $(RUN) -m pytest -ra tests/faults/test_steps.py
 
-simulate: $(INSTALLED) ## the engine over fakes of Kafka and Postgres: SEEDS=100000, or SEED=17 with its timeline
-	@$(RUN) -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),100000))
+simulate: $(INSTALLED) ## the engine over fakes of Kafka and Postgres: SEEDS=100000, or SEED=17 with its timeline; REDRIVE=1
+	@$(RUN) -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),100000)) $(if $(REDRIVE),--redrive)
 
 mutants: $(INSTALLED) ## one guard of the engine taken out at a time: the simulation must catch each
 	@$(RUN) -m tests.simulation --mutants --seeds $(or $(SEEDS),15000)

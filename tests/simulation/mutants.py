@@ -14,7 +14,7 @@ from unittest import mock
 import msgspec
 from confluent_kafka import OFFSET_END, TopicPartition
 
-from processor.engine import locked_rows, store
+from processor.engine import letter_rows, locked_rows, store
 from processor.engine.batch import Committed, Partition, Record
 from processor.engine.batches import Batch, Batches, Effects
 from processor.engine.catchup import Catchup
@@ -222,9 +222,9 @@ def _stands(of: Store, effects: Effects) -> bool:
 
 @mutant(seed=0)
 def dead_letters_without_headers() -> Patch:
-    row = store._dead_letter_row
+    columns = letter_rows._columns
     return mock.patch.object(
-        store, "_dead_letter_row", lambda letter: row(replace(letter, headers=()))
+        letter_rows, "_columns", lambda letter: columns(replace(letter, headers=()))
     )
 
 

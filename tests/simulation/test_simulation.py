@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from tests.simulation import redrive_mutants
 from tests.simulation.mutants import MUTANTS, polling_republish
 from tests.simulation.simulation import simulate
 from tests.support.running import ROOT
@@ -44,6 +45,16 @@ PLANTED = {
     "republished-without-its-key",
     "republished-at-another-time",
     "a-recreated-topic-starts-anew",
+    "letters-replayed-whatever-their-state",
+    "a-key-released-by-the-batch-that-drains-it",
+    "a-key-released-by-the-batch-that-parks-it",
+    "parked-without-asking",
+    "queues-not-locked",
+    "drained-past-a-letter-that-has-failed",
+    "new-keys-forgotten",
+    "parked-keys-not-read-at-recovery",
+    "handled-behind-a-batch-that-parks",
+    "later-messages-of-a-batch-not-parked",
 }
 
 
@@ -64,8 +75,16 @@ def test_no_seed_loses_doubles_or_halts_anything() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_a_seed_goes_the_same_way_every_time() -> None:
-    first, second = (simulation("--seed", "5") for _ in range(2))
+@pytest.mark.timeout(300)
+def test_no_seed_replays_anything_twice_or_out_of_order() -> None:
+    done = simulation("--redrive", "--seeds", str(SEEDS // 5))
+    print(done.stdout)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("world", [[], ["--redrive"]], ids=["plain", "redrive"])
+def test_a_seed_goes_the_same_way_every_time(world: list[str]) -> None:
+    first, second = (simulation("--seed", "5", *world) for _ in range(2))
     assert first.returncode == 0, first.stdout
     assert first.stdout == second.stdout
     assert len(first.stdout.splitlines()) > 200
@@ -88,4 +107,5 @@ def test_the_snapshot_is_what_refuses_a_republish_that_has_polled() -> None:
 
 
 def test_every_bug_that_is_worth_planting_is_there() -> None:
+    assert redrive_mutants.__name__, "they are among them once they are imported"
     assert set(MUTANTS) == PLANTED
