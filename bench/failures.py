@@ -95,7 +95,7 @@ class Unready(Handling):
         pass
 
     def _run_messages(self, each: Slice, handled: Handled, tx: Transaction, limits: Limits) -> None:
-        decode, keep = self.decoding.decoder(each.partition), self._keep
+        decode, keep = self.decoding.decoder(each.partition), self.calling.keep
         to_message = self.decoding.to_message
         last = None
         for index, raw in enumerate(each.messages):

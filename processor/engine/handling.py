@@ -7,29 +7,27 @@ fails costs itself alone. What the database refuses is for isolation to find.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any, NamedTuple
 
 from processor.engine.admission import Admission
 from processor.engine.batch import Handled, Partition, Slice
+from processor.engine.calling import Calling
 from processor.engine.decoding import Decoding
 from processor.engine.intake import Arrived, Intake
 from processor.engine.limits import Limits
 from processor.engine.messages import (
     Decoded,
-    as_outputs,
     start,
     step_past,
-    timestamp_of,
 )
 from processor.engine.sealing import Sealer
 from processor.engine.steps import Step, Steps
 from processor.engine.store import Store
 from processor.engine.triage import Triage, Verdict
 from processor.errors import DecodeError
-from processor.message import Output
 from processor.transaction import Session, Transaction
 from processor.writes import Journal
 
@@ -74,7 +72,7 @@ class Handling:
         self.decoding = decoding
         self.triage = triage or Triage()
         self.admission = Admission(decoding, self.triage, replays_topic)
-        self.sealer = sealer
+        self.calling = Calling(sealer, self.admission)
         self.store = store
         self._steps = steps
         self._max_output_bytes = max_output_bytes
@@ -193,7 +191,7 @@ class Handling:
         What :meth:`decode` and :meth:`call` do, without a call for each: this is the loop whose
         time counts.
         """
-        decode, keep = self.decoding.decoder(each.partition), self._keep
+        decode, keep = self.decoding.decoder(each.partition), self.calling.keep
         to_message = self.decoding.to_message
         last = raw = None
         try:
@@ -233,7 +231,7 @@ class Handling:
                 break
             if decoded is not None:
                 try:
-                    self.call(decoded, handled, tx)
+                    self.calling.call(decoded, handled, tx)
                 except Exception as error:
                     self._blame(each.partition, raw, error, tx)
                     raise
@@ -275,7 +273,7 @@ class Handling:
             try:
                 if (blamed := self._told_before(raw, handled)) is not None:
                     raise blamed
-                self.call(decoded, handled, tx)
+                self.calling.call(decoded, handled, tx)
             except Exception as error:
                 if tx.asked:
                     raise
@@ -299,7 +297,7 @@ class Handling:
         """
         decoded = self.decode_batch(messages, handled)
         if decoded:
-            self.call_batch(decoded, handled, tx)
+            self.calling.call_batch(decoded, handled, tx)
         return sum(1 for raw in messages if raw.offset() < handled.next)
 
     def decode_batch(self, messages: Sequence[Any], handled: Handled) -> list[Decoded]:
@@ -314,41 +312,3 @@ class Handling:
                 self.admission.done(one, handled)
             step_past(raw, handled)
         return decoded
-
-    def call(self, decoded: Decoded, handled: Handled, tx: Transaction) -> None:
-        """Run one message's handler and seal its outputs."""
-        handler = decoded.handler
-        if handler.batch:
-            assert decoded.message is not None, "batch handlers take messages"
-            result = handler.call_batch([decoded.message], tx)
-        else:
-            result = handler.call(decoded.event, decoded.message, tx)
-        handled.handled += 1
-        self.admission.done(decoded, handled)
-        if result is not None:
-            self._keep(result, decoded.raw, handled)
-
-    def _keep(self, result: Any, raw: Any, handled: Handled) -> None:
-        """Seal what a handler has returned for a message."""
-        if isinstance(result, Output):
-            record, size = self.sealer.seal(result, raw.offset(), timestamp_of(raw))
-            handled.records.append(record)
-            handled.output_bytes += size
-        else:
-            self._seal(as_outputs(result), handled, raw.offset(), timestamp_of(raw))
-
-    def call_batch(self, decoded: Sequence[Decoded], handled: Handled, tx: Transaction) -> None:
-        messages = [each.message for each in decoded if each.message is not None]
-        result = decoded[0].handler.call_batch(messages, tx)
-        handled.handled += len(messages)
-        if result is not None:
-            self._seal(as_outputs(result), handled, None, messages[-1].timestamp)
-
-    def _seal(
-        self, outputs: Iterable[Any], handled: Handled, offset: int | None, timestamp: int | None
-    ) -> None:
-        seal, keep = self.sealer.seal, handled.records.append
-        for output in outputs:
-            record, size = seal(output, offset, timestamp)
-            keep(record)
-            handled.output_bytes += size
