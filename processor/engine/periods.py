@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 import psycopg
 
@@ -81,10 +82,13 @@ class Periods:
     def _look(self) -> tuple[bool, list[int]]:
         """Whether it is time to turn, and the periods that are to be dropped."""
         with self._database.transaction() as connection:
-            found = connection.execute(_LOOK, self._times()).fetchone()
-        assert found is not None, "an aggregate has a row"
-        is_open, is_late, expired = found
-        return not is_open or is_late, expired or []
+            found = connection.execute(_LOOK, self._times()).fetchall()
+        kept = [
+            (takes_keys, is_too_old) for _, expired, takes_keys, is_too_old in found if not expired
+        ]
+        is_open = any(takes_keys for takes_keys, _ in kept)
+        is_late = any(is_too_old for _, is_too_old in kept)
+        return not is_open or is_late, [id for id, expired, *_ in found if expired]
 
     def _turn(self) -> None:
         """Open the next period if the current one is over, and let go of those that are too old."""
@@ -114,8 +118,8 @@ class Periods:
     def _times(self) -> dict[str, object]:
         return {
             "group": self._group_id,
-            "lasts": self._retention / PARTS,
-            "retention": self._retention,
+            "lasts": timedelta(seconds=self._retention / PARTS),
+            "retention": timedelta(seconds=self._retention),
         }
 
 
@@ -124,28 +128,22 @@ def _wait_at_most(connection: Connection, seconds: float) -> None:
 
 
 _LOOK = """
-SELECT
-    count(*) FILTER (
-        WHERE closed_at IS NULL AND NOT expired
-            AND clock_timestamp() < opened_at + make_interval(secs => %(lasts)s)
-    ) > 0,
-    count(*) FILTER (
-        WHERE NOT expired AND clock_timestamp() >= closed_at + make_interval(secs => %(retention)s)
-    ) > 0,
-    array_agg(id ORDER BY id) FILTER (WHERE expired)
-FROM processor.dedup_periods WHERE group_id = %(group)s
+SELECT id, expired,
+    closed_at IS NULL AND clock_timestamp() < opened_at + %(lasts)s::interval,
+    clock_timestamp() >= closed_at + %(retention)s::interval
+FROM processor.dedup_periods WHERE group_id = %(group)s ORDER BY id
 """
 
 _EXPIRE = """
 UPDATE processor.dedup_periods SET expired = true
 WHERE group_id = %(group)s AND NOT expired
-    AND clock_timestamp() >= closed_at + make_interval(secs => %(retention)s)
+    AND clock_timestamp() >= closed_at + %(retention)s::interval
 """
 
 _IS_OPEN = """
 SELECT 1 FROM processor.dedup_periods
 WHERE group_id = %(group)s AND closed_at IS NULL AND NOT expired
-    AND clock_timestamp() < opened_at + make_interval(secs => %(lasts)s)
+    AND clock_timestamp() < opened_at + %(lasts)s::interval
 """
 
 _CLOSE = """

@@ -1,13 +1,12 @@
-"""Business keys on the real Postgres: one taker each, whatever happens at the same time."""
+"""Business keys: one taker each, whatever happens at the same time."""
 
 from __future__ import annotations
 
 import random
-import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from datetime import timedelta
 
-import psycopg
 import pytest
 
 from processor.engine.database import Database
@@ -74,14 +73,14 @@ class Clockwork:
         self.periods.keep()
 
     def of(self, database: Database, retention: float = HOUR) -> Periods:
-        return Periods(database, self._world.group, retention, self.noted, time.monotonic)
+        return Periods(database, self._world.group, retention, self.noted, self._world.now)
 
     def pass_(self, seconds: float) -> None:
         self._world.observed.execute(
-            "UPDATE processor.dedup_periods SET opened_at = opened_at - make_interval(secs => %s),"
-            " closed_at = closed_at - make_interval(secs => %s)",
-            seconds,
-            seconds,
+            "UPDATE processor.dedup_periods SET opened_at = opened_at - %s::interval,"
+            " closed_at = closed_at - %s::interval",
+            timedelta(seconds=seconds),
+            timedelta(seconds=seconds),
         )
 
     def turn(self) -> None:
@@ -107,13 +106,13 @@ class Clockwork:
 
 
 @pytest.fixture
-def clockwork(real_world: PostgresWorld) -> Clockwork:
-    return Clockwork(real_world)
+def clockwork(world: PostgresWorld) -> Clockwork:
+    return Clockwork(world)
 
 
 @pytest.fixture
-def takers(real_world: PostgresWorld, clockwork: Clockwork) -> tuple[Taker, Taker]:
-    return Taker(real_world, "a"), Taker(real_world, "b")
+def takers(world: PostgresWorld, clockwork: Clockwork) -> tuple[Taker, Taker]:
+    return Taker(world, "a"), Taker(world, "b")
 
 
 def test_a_key_is_taken_once(takers: tuple[Taker, Taker]) -> None:
@@ -132,12 +131,12 @@ def test_a_key_of_a_batch_that_was_rolled_back_is_free(takers: tuple[Taker, Take
 
 @pytest.mark.parametrize("commits", [True, False])
 def test_who_comes_second_waits_for_the_first(
-    real_world: PostgresWorld, takers: tuple[Taker, Taker], commits: bool
+    world: PostgresWorld, takers: tuple[Taker, Taker], commits: bool
 ) -> None:
     one, other = takers
     one.new(2, 3)
-    waiting = real_world.begin(lambda: other.once(1, 2, 3, 4))
-    real_world.wait_for_waiters()
+    waiting = world.begin(lambda: other.once(1, 2, 3, 4))
+    world.wait_for_waiters()
     if commits:
         one.commit()
     else:
@@ -146,12 +145,12 @@ def test_who_comes_second_waits_for_the_first(
 
 
 def test_a_key_that_was_given_back_is_the_next_ones(
-    real_world: PostgresWorld, takers: tuple[Taker, Taker]
+    world: PostgresWorld, takers: tuple[Taker, Taker]
 ) -> None:
     one, other = takers
     taken = one.take(1, 2, 3)
-    waiting = real_world.begin(lambda: other.once(2, 3))
-    real_world.wait_for_waiters()
+    waiting = world.begin(lambda: other.once(2, 3))
+    world.wait_for_waiters()
     taken.use(key(1))
     taken.use(key(3))
     one.keys.give_back(one.store.session, taken)
@@ -159,10 +158,10 @@ def test_a_key_that_was_given_back_is_the_next_ones(
     assert waiting.result(10) == {2}
 
 
-def test_opposite_orders_do_not_deadlock(real_world: PostgresWorld, clockwork: Clockwork) -> None:
+def test_opposite_orders_do_not_deadlock(world: PostgresWorld, clockwork: Clockwork) -> None:
     """Sets of keys in any order, from both ends at once; each key has one winner."""
-    takers = [Taker(real_world, slot) for slot in "abc"]
-    meet = real_world.barrier(len(takers))
+    takers = [Taker(world, slot) for slot in "abc"]
+    meet = world.barrier(len(takers))
 
     def work(taker: Taker, seed: int) -> list[int]:
         chance = random.Random(seed)
@@ -176,9 +175,9 @@ def test_opposite_orders_do_not_deadlock(real_world: PostgresWorld, clockwork: C
     calls: list[Callable[[], list[int]]] = [
         (lambda each=taker, seed=seed: work(each, seed)) for seed, taker in enumerate(takers)
     ]
-    won = [number for each in real_world.together(*calls) for number in each]
+    won = [number for each in world.together(*calls) for number in each]
     assert len(won) == len(set(won))
-    [stored] = real_world.observed.rows(
+    [stored] = world.observed.rows(
         f"SELECT count(*) FROM processor.dedup_keys_{clockwork.open[-1]}"
     )
     assert stored["count"] == len(won)
@@ -209,17 +208,17 @@ def test_a_key_is_forgotten_after_the_retention_and_its_table_dropped(
 
 
 def test_a_period_ends_when_the_batches_of_it_have(
-    real_world: PostgresWorld, clockwork: Clockwork, takers: tuple[Taker, Taker]
+    world: PostgresWorld, clockwork: Clockwork, takers: tuple[Taker, Taker]
 ) -> None:
     one, other = takers
     [first] = clockwork.open
     one.new(1)
     clockwork.pass_(HOUR / PARTS)
     clockwork.periods._wait = 20.0
-    turning = real_world.begin(clockwork.periods.keep)
-    real_world.wait_for_waiters()
-    behind = real_world.begin(lambda: other.once(1, 2))
-    real_world.wait_for_waiters(2)
+    turning = world.begin(clockwork.periods.keep)
+    world.wait_for_waiters()
+    behind = world.begin(lambda: other.once(1, 2))
+    world.wait_for_waiters(2)
     one.commit()
     turning.result(10)
     assert behind.result(10) == {2}, "it takes from the next period and sees all of the one before"
@@ -241,40 +240,39 @@ def test_a_batch_that_takes_long_holds_nobody_up_for_long(
 
 
 def test_workers_that_turn_at_once_open_one_period(
-    real_world: PostgresWorld, clockwork: Clockwork
+    world: PostgresWorld, clockwork: Clockwork
 ) -> None:
-    others = [clockwork.of(real_world.database(slot)) for slot in "abcd"]
+    others = [clockwork.of(world.database(slot)) for slot in "abcd"]
     clockwork.pass_(HOUR / PARTS)
     for each in others:
         each._wait = 20.0
-    real_world.together(*[each.keep for each in others])
+    world.together(*[each.keep for each in others])
     assert len(clockwork.open) == clockwork.tables == 2
     assert clockwork.noted.events == []
 
 
-def test_the_first_period_is_opened_once(real_world: PostgresWorld) -> None:
+def test_the_first_period_is_opened_once(world: PostgresWorld) -> None:
     noted = Noted()
     keepers = [
-        Periods(real_world.database(slot), real_world.group, HOUR, noted, time.monotonic)
-        for slot in "abcd"
+        Periods(world.database(slot), world.group, HOUR, noted, world.now) for slot in "abcd"
     ]
-    real_world.together(*[each.keep for each in keepers])
+    world.together(*[each.keep for each in keepers])
     for each in keepers:
         each.keep()
-    assert real_world.observed.value("SELECT count(*) FROM processor.dedup_periods") == 1
+    assert world.observed.value("SELECT count(*) FROM processor.dedup_periods") == 1
 
 
-def test_periods_turn_while_batches_run(real_world: PostgresWorld, clockwork: Clockwork) -> None:
+def test_periods_turn_while_batches_run(world: PostgresWorld, clockwork: Clockwork) -> None:
     """However the periods turn, a key has one winner within the retention."""
-    takers = [Taker(real_world, slot) for slot in "abc"]
-    stop = real_world.now() + 4.0
+    takers = [Taker(world, slot) for slot in "abc"]
+    stop = world.now() + 4.0
 
     def work(taker: Taker, seed: int) -> list[int]:
         chance = random.Random(seed)
         won: list[int] = []
         base = 0
-        while real_world.now() < stop:
-            base = max(base, int((stop - real_world.now()) * -100))
+        while world.now() < stop:
+            base = max(base, int((stop - world.now()) * -100))
             numbers = [base + chance.randrange(3_000) for _ in range(50)]
             new = taker.new(*numbers)
             if chance.random() < 0.2:
@@ -282,15 +280,16 @@ def test_periods_turn_while_batches_run(real_world: PostgresWorld, clockwork: Cl
             else:
                 taker.commit()
                 won += new
+            world.pause(chance.uniform(0, 0.05))
         return won
 
     begun: list[Future[list[int]]] = [
-        real_world.begin(lambda each=taker, seed=seed: work(each, seed))  # type: ignore[misc]
+        world.begin(lambda each=taker, seed=seed: work(each, seed))  # type: ignore[misc]
         for seed, taker in enumerate(takers)
     ]
     # Longer, and the first keys are forgotten, as they should be.
     for _ in range(PARTS):
-        time.sleep(0.5)
+        world.pause(0.5)
         clockwork.turn()
     won = [number for each in begun for number in each.result(30)]
     assert len(won) == len(set(won)) > 500
@@ -299,9 +298,9 @@ def test_periods_turn_while_batches_run(real_world: PostgresWorld, clockwork: Cl
 
 @pytest.mark.parametrize("isolation", ISOLATIONS)
 def test_a_snapshot_older_than_a_turn_is_not_believed(
-    real_world: PostgresWorld, clockwork: Clockwork, isolation: str
+    world: PostgresWorld, clockwork: Clockwork, isolation: str
 ) -> None:
-    late, other = Taker(real_world, "late", isolation), Taker(real_world, "other")
+    late, other = Taker(world, "late", isolation), Taker(world, "other")
     late.store.session.ask("SELECT 1", [])  # it begins, with its snapshot
     assert other.once(1) == {1}
     clockwork.turn()
@@ -316,9 +315,9 @@ def test_a_snapshot_older_than_a_turn_is_not_believed(
 
 @pytest.mark.parametrize("isolation", ISOLATIONS[1:])
 def test_a_key_that_a_snapshot_does_not_show_is_a_restart(
-    real_world: PostgresWorld, clockwork: Clockwork, isolation: str
+    world: PostgresWorld, clockwork: Clockwork, isolation: str
 ) -> None:
-    late, other = Taker(real_world, "late", isolation), Taker(real_world, "other")
+    late, other = Taker(world, "late", isolation), Taker(world, "other")
     late.store.session.ask("SELECT 1", [])
     assert other.once(1) == {1}
     with pytest.raises(Restart):
@@ -328,53 +327,58 @@ def test_a_key_that_a_snapshot_does_not_show_is_a_restart(
 
 
 def test_groups_have_keys_and_periods_of_their_own(
-    real_world: PostgresWorld, takers: tuple[Taker, Taker]
+    world: PostgresWorld, takers: tuple[Taker, Taker]
 ) -> None:
     one, _ = takers
     one.new(1)  # holds its group's lock
-    there = Taker(real_world, "there")
+    there = Taker(world, "there")
     there.keys = Keys("another")
     with pytest.raises(DatabaseDoubt, match="no period"):
         there.take(1)
     there.rollback()
-    Periods(real_world.database("k"), "another", HOUR, NullObserver(), time.monotonic).keep()
+    Periods(world.database("k"), "another", HOUR, NullObserver(), world.now).keep()
     assert there.once(1) == {1}
 
 
 def test_a_dump_that_reads_a_table_delays_its_drop_alone(
-    real_world: PostgresWorld, clockwork: Clockwork, takers: tuple[Taker, Taker]
+    world: PostgresWorld, clockwork: Clockwork, takers: tuple[Taker, Taker]
 ) -> None:
     one, _ = takers
     [first] = clockwork.open
-    with psycopg.connect(real_world.url) as dump:
-        dump.execute(f"SELECT * FROM processor.dedup_keys_{first}".encode())
-        for _ in range(2 * PARTS):
-            clockwork.turn()
-        clockwork.periods.keep()
-        began = time.monotonic()
-        assert one.once(1) == {1}
-        assert time.monotonic() - began < 1.0
-        assert first not in clockwork.open
-        assert clockwork.tables == len(clockwork.open) + 1
+    dump = world.connection("dump")
+    dump.execute("BEGIN")
+    dump.execute(f"SELECT * FROM processor.dedup_keys_{first}".encode())
+    for _ in range(2 * PARTS):
+        clockwork.turn()
+    clockwork.periods.keep()
+    began = world.now()
+    assert one.once(1) == {1}
+    assert world.now() - began < 1.0
+    assert first not in clockwork.open
+    assert clockwork.tables == len(clockwork.open) + 1
+    dump.execute("COMMIT")
     clockwork.periods.keep()
     assert clockwork.tables == len(clockwork.open)
 
 
-def test_a_crash_in_a_turn_leaves_nothing_of_it(
-    real_world: PostgresWorld, clockwork: Clockwork
-) -> None:
-    with psycopg.connect(real_world.url) as crashed:
-        crashed.execute("SELECT pg_advisory_xact_lock(%s)", [lock_number(real_world.group)])
-        crashed.execute("UPDATE processor.dedup_periods SET closed_at = now()")
-        crashed.rollback()
+def test_a_crash_in_a_turn_leaves_nothing_of_it(world: PostgresWorld, clockwork: Clockwork) -> None:
+    crashed = world.connection("crashed")
+    crashed.execute("BEGIN")
+    crashed.execute("SELECT pg_advisory_xact_lock(%s)", [lock_number(world.group)])
+    crashed.execute("UPDATE processor.dedup_periods SET closed_at = now()")
+    crashed.execute("CREATE TABLE processor.dedup_keys_1000 (key uuid PRIMARY KEY)")
+    crashed.close()
+    found = "SELECT to_regclass('processor.dedup_keys_1000') IS NULL"
+    world.wait_until(lambda: bool(world.observed.value(found)), "end of what crashed")
     assert len(clockwork.open) == clockwork.tables == 1
     clockwork.turn()
     assert len(clockwork.open) == clockwork.tables == 2
 
 
 def test_a_role_that_may_not_create_tables_says_so(
-    real_world: PostgresWorld, clockwork: Clockwork
+    real_world: PostgresWorld,
 ) -> None:
+    clockwork = Clockwork(real_world)
     real_world.observed.execute("DROP ROLE IF EXISTS limited")
     real_world.observed.execute("CREATE ROLE limited")
     real_world.observed.execute("GRANT USAGE ON SCHEMA processor TO limited")

@@ -57,6 +57,20 @@ STATEMENTS = (
     " '{{{m},{n}}}'::bigint[])) ORDER BY n FOR UPDATE NOWAIT",
     "WITH gone AS (DELETE FROM alike WHERE n = {n} RETURNING n, text) SELECT * FROM gone",
     "SELECT 7 / ({n} - {m}), -7 / {n}",
+    "SELECT n FROM alike a WHERE total > {n} AND NOT EXISTS"
+    " (SELECT FROM alike b WHERE b.n = a.total AND text = '{word}') ORDER BY n",
+    "UPDATE alike SET text = '{word}' WHERE EXISTS (SELECT 1 FROM alike b, unnest('{{{m}}}'::int[])"
+    " AS k WHERE b.total = alike.n AND b.n <> k)",
+    "INSERT INTO alike (n) SELECT k FROM unnest('{{{n},{m}}}'::int[]) AS k WHERE true AND"
+    " NOT EXISTS (SELECT FROM alike o WHERE o.total = k) ORDER BY k ON CONFLICT DO NOTHING",
+    "SELECT n, text FROM alike WHERE total >= {n} ORDER BY n FOR SHARE",
+    "SELECT pg_advisory_xact_lock_shared({n})",
+    "SELECT pg_advisory_xact_lock({n})",
+    "CREATE TABLE fleeting_{n} (n int PRIMARY KEY)",
+    "DROP TABLE IF EXISTS fleeting_{n}",
+    "DROP TABLE fleeting_{n}",
+    "INSERT INTO fleeting_{n} VALUES ({m}) ON CONFLICT DO NOTHING",
+    "SELECT n, to_regclass('fleeting_{n}') IS NULL FROM fleeting_{m}",
     "SELECT * FROM alike WHERE n = ANY ('{{{n},{m}}}'::int[]) AND (total IS NULL OR total > 1)"
     " ORDER BY n",
 )
@@ -114,6 +128,13 @@ FUNCTIONS = (
         for left in ("true", "false", "NULL::bool")
         for right in ("true", "false", "NULL::bool")
     ),
+    "SELECT encode(uuid_send('6b1c3a66-0c0e-4d3a-8a53-0a5d63ea1b2f'::uuid), 'hex'),"
+    " encode('\\x00ff'::bytea, 'hex'), uuid_send(NULL::uuid)",
+    "SELECT string_agg(encode(uuid_send(k), 'hex'), ',') FROM"
+    " unnest('{00000000-0000-0000-0000-000000000002,NULL}'::uuid[]) AS k",
+    "SELECT string_agg(k::text, ',') FROM unnest('{}'::int[]) AS k",
+    "SELECT clock_timestamp() >= now()",
+    "SELECT pg_advisory_xact_lock(1), pg_advisory_xact_lock_shared(1, 2)",
     "SELECT coalesce(NULL, 1), nullif(2, 2), greatest(1, NULL, 3), least(4, NULL, 2)",
 )
 

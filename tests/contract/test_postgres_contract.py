@@ -5,6 +5,7 @@ The simulation's Postgres does the same, or what the simulation shows is nothing
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import psycopg
@@ -204,6 +205,175 @@ class TestWaiting:
         assert stored(numbers)[1] == "y"
 
 
+class TestSharing:
+    """Locks that several hold at once: of rows, and of numbers."""
+
+    def test_rows_for_share_are_read_by_several_and_changed_by_none(
+        self, numbers: PostgresWorld
+    ) -> None:
+        first, second, third = begun(numbers), begun(numbers), numbers.connection()
+        for each in (first, second):
+            each.execute("SELECT 1 FROM numbers WHERE n = 1 FOR SHARE")
+        waiting = numbers.begin(lambda: third.execute("UPDATE numbers SET text = 'x'").rowcount)
+        numbers.wait_for_waiters()
+        first.execute("COMMIT")
+        numbers.wait_for_waiters()
+        assert not waiting.done()
+        second.execute("ROLLBACK")
+        assert waiting.result(20) == 2
+
+    def test_who_shares_a_row_alone_may_change_it(self, numbers: PostgresWorld) -> None:
+        first = begun(numbers)
+        first.execute("SELECT 1 FROM numbers FOR SHARE")
+        first.execute("UPDATE numbers SET text = 'x' WHERE n = 1")
+        first.execute("COMMIT")
+        assert stored(numbers)[1] == "x"
+
+    def test_for_share_finds_that_its_snapshot_is_too_old(self, numbers: PostgresWorld) -> None:
+        first = begun(numbers, "REPEATABLE READ")
+        first.execute("SELECT 1")
+        numbers.observed.execute("UPDATE numbers SET text = 'x' WHERE n = 1")
+        with pytest.raises(errors.SerializationFailure):
+            first.execute("SELECT 1 FROM numbers FOR SHARE")
+
+    @pytest.mark.parametrize("end", ["COMMIT", "ROLLBACK", "ROLLBACK TO SAVEPOINT message"])
+    def test_a_number_is_locked_until_the_transactions_end(
+        self, numbers: PostgresWorld, end: str
+    ) -> None:
+        first, second = begun(numbers), begun(numbers)
+        first.execute("SAVEPOINT message")
+        first.execute("SELECT pg_advisory_xact_lock(7)")
+        second.execute("SELECT pg_advisory_xact_lock(8), pg_advisory_xact_lock(7, 0)")
+        waiting = numbers.begin(
+            lambda: second.execute("SELECT pg_advisory_xact_lock_shared(7)").fetchone()
+        )
+        numbers.wait_for_waiters()
+        first.execute(end.encode())
+        assert waiting.result(20) == ("",)
+
+    def test_who_waits_to_be_alone_is_not_overtaken(self, numbers: PostgresWorld) -> None:
+        first, alone, later = begun(numbers), begun(numbers), begun(numbers)
+        share, lock = (f"SELECT pg_advisory_xact_lock{kind}(7)" for kind in ("_shared", ""))
+        first.execute(share.encode())
+        waiting = numbers.begin(lambda: alone.execute(lock.encode()))
+        numbers.wait_for_waiters()
+        behind = numbers.begin(lambda: later.execute(share.encode()))
+        numbers.wait_for_waiters(2)
+        first.execute(share.encode())  # who has it does not wait
+        first.execute("COMMIT")
+        waiting.result(20)
+        assert not behind.done()
+        alone.execute("COMMIT")
+        behind.result(20)
+
+    def test_who_gives_up_lets_those_behind_go_on(self, numbers: PostgresWorld) -> None:
+        first, alone, later = begun(numbers), begun(numbers), begun(numbers)
+        for each in (first, later):
+            each.execute("SELECT 1")
+        first.execute("SELECT pg_advisory_xact_lock_shared(7)")
+        alone.execute("SET LOCAL lock_timeout = 300")
+        waiting = numbers.begin(lambda: alone.execute("SELECT pg_advisory_xact_lock(7)"))
+        numbers.wait_for_waiters()
+        later.execute("SELECT pg_advisory_xact_lock_shared(7)")
+        with pytest.raises(errors.LockNotAvailable):
+            waiting.result(20)
+
+    def test_the_limit_of_a_wait_is_one_however_many_are_in_the_way(
+        self, numbers: PostgresWorld
+    ) -> None:
+        sharers, alone = [begun(numbers) for _ in range(3)], begun(numbers)
+        for each in sharers:
+            each.execute("SELECT pg_advisory_xact_lock_shared(7)")
+        alone.execute("SET LOCAL lock_timeout = 500")
+        began = numbers.now()
+        waiting = numbers.begin(lambda: alone.execute("SELECT pg_advisory_xact_lock(7)"))
+        for each in sharers[:2]:
+            numbers.pause(0.2)
+            each.execute("COMMIT")
+        with pytest.raises(errors.LockNotAvailable):
+            waiting.result(20)
+        assert numbers.now() - began < 0.8
+
+    def test_two_that_share_and_want_to_be_alone_are_a_deadlock(
+        self, numbers: PostgresWorld
+    ) -> None:
+        first, second = begun(numbers), begun(numbers)
+        for each in (first, second):
+            each.execute("SELECT pg_advisory_xact_lock_shared(7)")
+        waiting = numbers.begin(lambda: first.execute("SELECT pg_advisory_xact_lock(7)"))
+        numbers.wait_for_waiters()
+        with pytest.raises(errors.DeadlockDetected):
+            numbers.together(
+                lambda: second.execute("SELECT pg_advisory_xact_lock(7)"),
+                lambda: waiting.result(20),
+            )
+
+
+CREATE = b"CREATE TABLE fleeting (n int PRIMARY KEY)"
+
+
+class TestTables:
+    """They come and go with transactions."""
+
+    @pytest.mark.parametrize("end", ["COMMIT", "ROLLBACK"])
+    def test_one_is_created_when_its_transaction_commits(
+        self, numbers: PostgresWorld, end: str
+    ) -> None:
+        first, second = begun(numbers), numbers.connection()
+        first.execute(CREATE)
+        first.execute("INSERT INTO fleeting VALUES (1)")
+        with pytest.raises(errors.UndefinedTable):
+            second.execute("SELECT n FROM fleeting")
+        first.execute(end.encode())
+        if end == "COMMIT":
+            assert second.execute("SELECT n FROM fleeting").fetchall() == [(1,)]
+            with pytest.raises(errors.DuplicateTable):
+                second.execute(CREATE)
+        else:
+            with pytest.raises(errors.UndefinedTable):
+                second.execute("SELECT n FROM fleeting")
+            second.execute(CREATE)
+
+    def test_a_savepoint_takes_a_creation_and_a_drop_back(self, numbers: PostgresWorld) -> None:
+        first = begun(numbers)
+        first.execute("SAVEPOINT message")
+        first.execute(CREATE)
+        first.execute("DROP TABLE numbers")
+        with pytest.raises(errors.UndefinedTable):
+            first.execute("SELECT 1 FROM numbers")
+        first.execute("ROLLBACK TO SAVEPOINT message")
+        assert first.execute("SELECT count(*) FROM numbers").fetchone() == (2,)
+        first.execute(CREATE)
+        first.execute("COMMIT")
+        assert numbers.observed.rows("SELECT n FROM fleeting") == []
+
+    @pytest.mark.parametrize("use", ["SELECT 1 FROM numbers", "DELETE FROM numbers WHERE n = 9"])
+    def test_a_drop_waits_for_who_has_used_the_table(
+        self, numbers: PostgresWorld, use: str
+    ) -> None:
+        first, second, third = begun(numbers), begun(numbers), numbers.connection()
+        first.execute(use.encode())
+        second.execute("SET LOCAL lock_timeout = 100")
+        with pytest.raises(errors.LockNotAvailable):
+            second.execute("DROP TABLE numbers")
+        second.execute("ROLLBACK")
+        dropping = numbers.begin(lambda: second.execute("DROP TABLE IF EXISTS numbers"))
+        numbers.wait_for_waiters()
+        behind = numbers.begin(lambda: third.execute("SELECT 1 FROM numbers"))
+        numbers.wait_for_waiters(2)
+        first.execute(use.encode())  # who has used it does not wait
+        first.execute("COMMIT")
+        assert dropping.result(20).statusmessage == "DROP TABLE"
+        with pytest.raises(errors.UndefinedTable):
+            behind.result(20)
+
+    def test_one_that_is_not_there_may_be_missing(self, numbers: PostgresWorld) -> None:
+        connection = numbers.connection()
+        assert connection.execute("DROP TABLE IF EXISTS nowhere").statusmessage == "DROP TABLE"
+        with pytest.raises(errors.UndefinedTable):
+            connection.execute("DROP TABLE nowhere")
+
+
 class TestSnapshots:
     """What a transaction sees of the others."""
 
@@ -228,6 +398,29 @@ class TestSnapshots:
         assert first.execute(query).fetchone() == (2, "x")
         with pytest.raises(errors.SerializationFailure):
             first.execute("UPDATE numbers SET text = 'y' WHERE n = 1")
+
+    @pytest.mark.parametrize("isolation", ["REPEATABLE READ", "SERIALIZABLE"])
+    def test_do_nothing_for_a_row_that_it_does_not_see_is_a_failure(
+        self, numbers: PostgresWorld, isolation: str
+    ) -> None:
+        first = begun(numbers, isolation)
+        first.execute("SELECT 1")
+        numbers.observed.execute(INSERT, 3, "c")
+        nothing = INSERT + " ON CONFLICT DO NOTHING"
+        assert first.execute(nothing, [1, "x"]).rowcount == 0
+        assert first.execute(nothing, [4, "x"]).rowcount == 1
+        assert first.execute(nothing, [4, "x"]).rowcount == 0
+        with pytest.raises(errors.SerializationFailure):
+            first.execute(nothing, [3, "x"])
+
+    def test_the_clock_goes_on_within_a_transaction(self, numbers: PostgresWorld) -> None:
+        first = begun(numbers)
+        query = "SELECT now(), clock_timestamp(), clock_timestamp() > now() + %s::interval"
+        before = first.execute(query, [timedelta(hours=1)]).fetchone()
+        numbers.pause(0.01)
+        after = first.execute(query, [timedelta(seconds=0)]).fetchone()
+        assert before[0] == after[0] <= before[1] < after[1]
+        assert (before[2], after[2]) == (False, True)
 
     def test_now_is_when_the_transaction_began(self, numbers: PostgresWorld) -> None:
         first = begun(numbers)

@@ -57,8 +57,17 @@ def row(world: SimulatedWorld) -> Row:
     return row
 
 
+KEYS = "processor.dedup_keys_1"
+FILLED = {
+    "table": KEYS,
+    "table_of(current)": KEYS,
+    "unseen": f" AND NOT EXISTS (SELECT FROM {KEYS} o WHERE o.key = k)",
+}
+"""What goes into the engine's statements, where 1 would make another statement of them."""
+
+
 def texts(source: Path) -> Iterator[str]:
-    """The strings of a module, with 1 where a value goes into one; not what describes them."""
+    """The strings of a module, with what goes into one; not what describes them."""
     tree = ast.parse(source.read_text())
     described = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
     inside = {
@@ -74,8 +83,14 @@ def texts(source: Path) -> Iterator[str]:
             yield node.value
         elif isinstance(node, ast.JoinedStr):
             yield "".join(
-                str(part.value) if isinstance(part, ast.Constant) else "1" for part in node.values
+                str(part.value) if isinstance(part, ast.Constant) else _filled(part)
+                for part in node.values
             )
+
+
+def _filled(part: ast.expr) -> str:
+    assert isinstance(part, ast.FormattedValue)
+    return FILLED.get(ast.unparse(part.value), "1")
 
 
 def engine_statements() -> list[str]:
@@ -109,6 +124,7 @@ class TestStatements:
         self, world: SimulatedWorld, text: str
     ) -> None:
         connection = world.connection()
+        connection.execute(f"CREATE TABLE {KEYS} (key uuid PRIMARY KEY)".encode())
         connection.execute('BEGIN; SAVEPOINT message; SAVEPOINT "1"')
         for statement in prepared(text):
             if isinstance(statement.statement, Command):

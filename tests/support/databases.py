@@ -238,6 +238,9 @@ class PostgresWorld:
         """Monotonic seconds."""
         return time.monotonic()
 
+    def pause(self, seconds: float) -> None:
+        time.sleep(seconds)
+
     def wait_until(self, condition: Callable[[], bool], what: str) -> None:
         wait_until(condition, 20, what)
 

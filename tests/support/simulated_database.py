@@ -48,6 +48,9 @@ class SimulatedWorld(PostgresWorld):
     def now(self) -> float:
         return self.time.now()
 
+    def pause(self, seconds: float) -> None:
+        self.time.pause(seconds)
+
     def wait_until(self, condition: Callable[[], bool], what: str) -> None:
         for _ in range(2_000):
             if condition():

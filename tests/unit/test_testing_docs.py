@@ -30,7 +30,14 @@ gates = Table("gates", MetaData(), Column("name", Text, primary_key=True))
 gated = Pipeline("gated", tables=gates.metadata)
 counting = Pipeline("counting", outputs=["out"])
 patient = Pipeline("patient", outputs=["out"])
+orders = Pipeline("orders", outputs=["booked"], dedup_retention=timedelta(hours=1))
 runs = []
+
+
+@orders.handler("orders", dedup="id")
+def ordered(event: dict):
+    return Output("booked", value=event["id"])
+
 
 
 @gated.handler("gates")
@@ -64,7 +71,7 @@ def test_the_examples_in_memory_pass(
     make_documented_project(pytester)
     (pytester.path / "test_examples.py").write_text("\n\n".join((BESIDE, *IN_MEMORY)))
     count = sum(each.count("def test_") for each in IN_MEMORY)
-    assert count == 6
+    assert count == 7
     run_project(pytester, monkeypatch, {}).assert_outcomes(passed=count)
 
 

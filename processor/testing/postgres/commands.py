@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 from psycopg import errors
 
-from processor.testing.postgres.definitions import table_shape
+from processor.testing.postgres.definitions import dropped_table, table_shape
 from processor.testing.postgres.execution import Result
 from processor.testing.postgres.lexer import UnknownStatement
+from processor.testing.postgres.locks import Blocked, key_lock, named, table_lock
 from processor.testing.postgres.storing import violation
 from processor.testing.postgres.tables import Table
 
@@ -112,7 +113,7 @@ class Commands:
             key = None if row is None else unique.key_of(row)
             if key is None:
                 continue
-            transaction.lock((table, unique, key))
+            transaction.lock(key_lock(table, unique, key))
             number = table.shape.uniques.index(unique)
             committed = table.indexes[number].get(key)
             own = transaction.keys.get((table, number), {}).get(key)
@@ -128,10 +129,28 @@ class Commands:
         if command.has("role"):
             return "CREATE ROLE"
         shape = table_shape(command)
-        if shape.name in self._session.server.tables:
+        transaction = self._session.begin(is_explicit=False)
+        transaction.lock(named(shape.name))
+        if transaction.find(shape.name) is not None:
             raise errors.DuplicateTable(f'relation "{shape.name}" already exists')
-        self._session.server.add(Table(shape))
+        transaction.set_table(shape.name, Table(shape))
         return "CREATE TABLE"
+
+    def _drop(self, command: Command) -> str:
+        """``DROP TABLE``: waits for whoever uses it, and who comes later waits for its end."""
+        transaction = self._session.begin(is_explicit=False)
+        name, may_be_missing = dropped_table(command)
+        table = transaction.find(name)
+        if table is None:
+            if may_be_missing:
+                return "DROP TABLE"
+            raise errors.UndefinedTable(f'table "{name}" does not exist')
+        transaction.lock(table_lock(table))
+        for user in self._session.server.users(table):
+            if user is not transaction:
+                raise Blocked(user)
+        transaction.set_table(name, None)
+        return "DROP TABLE"
 
     def _alter(self, command: Command) -> str:
         """``ALTER DATABASE name SET setting = value``, for sessions to come; identities."""

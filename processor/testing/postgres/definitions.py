@@ -1,8 +1,9 @@
-"""CREATE TABLE as text, for tests that define their tables so."""
+"""CREATE TABLE and DROP TABLE as text."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import lru_cache
 
 from processor.testing.postgres.expression_parser import ExpressionParser
 from processor.testing.postgres.lexer import UnknownStatement
@@ -11,10 +12,25 @@ from processor.testing.postgres.tables import Column, Shape, Unique
 from processor.testing.postgres.values import taker
 
 
+@lru_cache(maxsize=1024)
 def table_shape(command: Command) -> Shape:
-    """:raises UnknownStatement: for what it has not learned."""
+    """Made once for each text, so that statements compiled for it serve every server.
+
+    :raises UnknownStatement: for what it has not learned.
+    """
     try:
         return _Parser(list(command.tokens)).shape()
+    except UnknownStatement as error:
+        raise UnknownStatement(f"{error} in: {command}") from None
+
+
+def dropped_table(command: Command) -> tuple[str, bool]:
+    """Its name, and whether it may be missing.
+
+    :raises UnknownStatement: for what it has not learned.
+    """
+    try:
+        return _Parser(list(command.tokens)).dropped()
     except UnknownStatement as error:
         raise UnknownStatement(f"{error} in: {command}") from None
 
@@ -32,6 +48,15 @@ class _Parser(ExpressionParser):
         self.expect(")")
         self.expect_end()
         return Shape(self._name, tuple(self._columns), tuple(self._uniques))
+
+    def dropped(self) -> tuple[str, bool]:
+        self.expect("drop", "table")
+        may_be_missing = self.take("if")
+        if may_be_missing:
+            self.expect("exists")
+        name = self.qualified()
+        self.expect_end()
+        return name, may_be_missing
 
     def _part(self) -> None:
         if self.take("constraint"):

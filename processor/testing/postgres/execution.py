@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from processor.testing.postgres.locks import advisory, row_lock
 from processor.testing.postgres.tables import CTID, Table, Values
 from processor.testing.postgres.transactions import Snapshot, Transaction
 
@@ -41,21 +42,35 @@ class Execution:
     """Of the queries named by WITH."""
 
     def table(self, name: str) -> Table:
-        return self.session.server.tables[name]
+        return self.transaction.table(name)
 
     def rows(self, name: str) -> Collection[Values]:
-        return self.transaction.rows(self.session.server.tables[name], self.snapshot)
+        return self.transaction.rows(self.transaction.table(name), self.snapshot)
 
     def catalog(self, name: str) -> list[dict[str, Any]]:
         return self.session.server.catalog(name)
 
     def locker(self, name: str, row: Values) -> int:
         """``xmax``: the transaction that has locked the row; 0 where none has."""
-        holder = self.transaction.locks_of_all.holder((self.table(name), row[CTID]))
+        holder = self.transaction.locks_of_all.holder(row_lock(self.table(name), row[CTID]))
         return 0 if holder is None else holder.number
 
     def now(self) -> datetime:
         return self.transaction.now
+
+    def clock_timestamp(self) -> datetime:
+        return self.session.server.clock()
+
+    def pg_advisory_xact_lock(self, *numbers: int) -> str:
+        return self._advisory(numbers, shares=False)
+
+    def pg_advisory_xact_lock_shared(self, *numbers: int) -> str:
+        return self._advisory(numbers, shares=True)
+
+    def _advisory(self, numbers: tuple[int, ...], *, shares: bool) -> str:
+        locks = self.transaction.locks_of_all
+        locks.in_line(self.transaction, advisory(numbers), shares=shares)
+        return ""
 
     def current_setting(self, name: str) -> str:
         return self.session.settings.shown(name)
@@ -74,4 +89,4 @@ class Execution:
         return self.session.server.name
 
     def to_regclass(self, name: str) -> str | None:
-        return name if name in self.session.server.tables else None
+        return name if self.transaction.find(name) is not None else None

@@ -12,6 +12,7 @@ from processor.testing.postgres.syntax import (
     Call,
     Case,
     Cast,
+    Exists,
     Expression,
     Literal,
     Name,
@@ -210,12 +211,20 @@ class ExpressionParser:
 
     def _named(self, name: str) -> Expression:
         if self.take("("):
+            if name == "exists":
+                return self._exists()
             arguments = [] if self.at(")") else self._expressions()
             self.expect(")")
             return Call(name, tuple(arguments))
         if self.take("."):
             return Name(name, self.name())
         return Name("", name)
+
+    def _exists(self) -> Expression:
+        self.expect("select")
+        exists = Exists(self.select())
+        self.expect(")")
+        return exists
 
     def _parenthesis(self) -> Expression:
         if self.take("select"):

@@ -28,6 +28,7 @@ from processor.testing.postgres.syntax import (
     Call,
     Case,
     Cast,
+    Exists,
     Expression,
     Literal,
     Name,
@@ -46,7 +47,8 @@ if TYPE_CHECKING:
 Compiled = Callable[[tuple[Any, ...], Any], Any]
 SYSTEM_COLUMNS = ("xmax", "ctid")
 OF_SESSION = (
-    "now", "current_setting", "set_config", "pg_backend_pid", "pg_terminate_backend",
+    "now", "clock_timestamp", "current_setting", "set_config", "pg_backend_pid",
+    "pg_terminate_backend", "pg_advisory_xact_lock", "pg_advisory_xact_lock_shared",
     "current_database", "to_regclass",
 )  # fmt: skip
 """Functions that ask the running statement's session."""
@@ -68,6 +70,9 @@ class Scope:
     joined: Sequence[Joined] = ()
     subquery: Callable[[Select], Callable[[Any], list[tuple[Any, ...]]]] | None = None
     constants: dict[str, Any] = field(default_factory=dict)
+    around: int = 0
+    """How many of the sources, the first ones, are those of the query around it."""
+    exists: Callable[[Select, Scope], Compiled] | None = None
 
     def compile(self, expression: Expression) -> Compiled:
         return self.function(self.source(expression))
@@ -90,20 +95,26 @@ class Scope:
 
         :raises psycopg.errors.UndefinedColumn: when it is of none.
         """
-        found = [
-            at
-            for at, each in enumerate(self.joined)
-            if name.qualifier in ("", each.alias)
-            and (name.column in each.columns or name.column in SYSTEM_COLUMNS)
-        ]
+        found = self._places(name, range(self.around, len(self.joined)))
+        found = found or self._places(name, range(self.around))
         if not found:
             raise errors.UndefinedColumn(f'column "{name.column}" does not exist')
         if len(found) > 1:
             raise errors.AmbiguousColumn(f'column reference "{name.column}" is ambiguous')
         return found[0]
 
+    def _places(self, name: Name, among: range) -> list[int]:
+        return [
+            at
+            for at in among
+            if name.qualifier in ("", self.joined[at].alias)
+            and (name.column in self.joined[at].columns or name.column in SYSTEM_COLUMNS)
+        ]
+
     def needs(self, expression: Expression) -> int:
         """How many of the sources must have been joined before it has a value."""
+        if isinstance(expression, Exists):
+            return len(self.joined)
         if isinstance(expression, Name):
             return self.place(expression) + 1
         return max((self.needs(each) for each in parts(expression)), default=0)
@@ -167,6 +178,11 @@ class Scope:
 
     def _scalar(self, scalar: Scalar) -> str:
         return f"(({self._query(scalar.query)} or [(None,)])[0][0])"
+
+    def _exists(self, exists: Exists) -> str:
+        if self.exists is None:
+            raise UnknownStatement("EXISTS here")
+        return f"{self.constant(self.exists(exists.query, self))}(e, q)"
 
     def _among(self, among_: Among) -> str:
         choices = among_.choices

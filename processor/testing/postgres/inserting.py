@@ -10,6 +10,7 @@ from psycopg import errors
 from processor.testing.postgres.execution import Execution, Result
 from processor.testing.postgres.expressions import Joined, Scope
 from processor.testing.postgres.lexer import UnknownStatement
+from processor.testing.postgres.locks import key_lock
 from processor.testing.postgres.selecting import (
     Projection,
     Schema,
@@ -174,7 +175,7 @@ class _OnConflict:
                 place = transaction.place_of(table, number, key)
                 if place is not None:
                     return place
-                transaction.wait_for((table, unique, key))
+                transaction.wait_for(key_lock(table, unique, key))
         return None
 
     def apply(
@@ -182,19 +183,14 @@ class _OnConflict:
     ) -> Values | None:
         """The changed row; None when nothing is to be done."""
         if self._changed is None:
+            self._require_seen(q, table, place)
             return None
         if place in touched:
             raise errors.CardinalityViolation(
                 "ON CONFLICT DO UPDATE command cannot affect row a second time"
             )
         transaction = q.transaction
-        seen = (
-            next((r for r in q.rows(table.shape.name) if r[CTID] == place), None)
-            if (transaction.is_snapshot)
-            else transaction.newest(table, place)
-        )
-        if seen is None:
-            raise errors.SerializationFailure("could not serialize access due to concurrent update")
+        seen = self._require_seen(q, table, place)
         old = transaction.locked(table, seen)
         assert old is not None, "a row that is deleted has no key"
         row: Values = self._changed((old, excluded), q)
@@ -202,6 +198,19 @@ class _OnConflict:
         store(transaction, table, row, old)
         touched.add(place)
         return row
+
+    def _require_seen(self, q: Execution, table: Table, place: int) -> Values:
+        """The row that is in the way.
+
+        :raises psycopg.errors.SerializationFailure: when the transaction's snapshot lacks it.
+        """
+        newest = seen = q.transaction.newest(table, place)
+        if q.transaction.is_snapshot:
+            rows = q.rows(table.shape.name)
+            seen = next((each for each in rows if each[CTID] == place), None)
+        if seen is None or seen is not newest:
+            raise errors.SerializationFailure("could not serialize access due to concurrent update")
+        return seen
 
 
 class _ConflictScope(Scope):

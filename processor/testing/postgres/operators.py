@@ -7,9 +7,11 @@ import re
 from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
+from uuid import UUID
 
 from psycopg import errors
 
+from processor.testing.postgres.lexer import UnknownStatement
 from processor.testing.postgres.values import taker
 
 
@@ -162,6 +164,17 @@ def length(value: str | bytes | None) -> int | None:
     return None if value is None else len(value)
 
 
+def uuid_send(value: UUID | None) -> bytes | None:
+    return None if value is None else value.bytes
+
+
+def encode(value: bytes | None, form: str) -> str | None:
+    """:raises UnknownStatement: for another form than hex."""
+    if form != "hex":
+        raise UnknownStatement(f"encode to {form}")
+    return None if value is None else value.hex()
+
+
 def absolute(value: Any) -> Any:
     return None if value is None else abs(value)
 
@@ -198,6 +211,8 @@ FUNCTIONS = {
     "upper": upper,
     "length": length,
     "abs": absolute,
+    "uuid_send": uuid_send,
+    "encode": encode,
 }
 AGGREGATES = {"count": count, "max": maximum, "min": minimum, "sum": total}
 OPERATORS = {

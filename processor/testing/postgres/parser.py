@@ -102,7 +102,7 @@ class Parser(ExpressionParser):
         return name, query
 
     def select(self) -> Select:
-        select = Select(self._list(self._item))
+        select = Select([] if self.at("from") else self._list(self._item))
         if self.take("from"):
             self._sources(select.sources, select.conditions)
         self._where(select.conditions)
@@ -112,8 +112,10 @@ class Parser(ExpressionParser):
         if self.take("limit"):
             select.limit = self.expression()
         if self.take("for"):
-            self.expect("update")
             select.locks = True
+            select.shares = self.take("share")
+            if not select.shares:
+                self.expect("update")
             if self.take("of"):
                 select.lock_aliases = tuple(self._list(self.name))
             select.nowait = self.take("nowait")

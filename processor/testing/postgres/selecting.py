@@ -13,6 +13,7 @@ from psycopg import errors
 from processor.testing.postgres.execution import Execution, Result
 from processor.testing.postgres.expressions import Compiled, Joined, Scope
 from processor.testing.postgres.lexer import UnknownStatement
+from processor.testing.postgres.locks import Blocked
 from processor.testing.postgres.syntax import (
     Call,
     Expression,
@@ -22,7 +23,6 @@ from processor.testing.postgres.syntax import (
     Star,
 )
 from processor.testing.postgres.tables import Shape
-from processor.testing.postgres.transactions import Blocked
 
 Rows = Callable[[Execution], Iterable[Any]]
 Environment = tuple[Any, ...]
@@ -60,17 +60,25 @@ class Join:
         schema: Schema,
         sources: Sequence[Source],
         conditions: Sequence[Expression],
+        around: Scope | None = None,
     ) -> None:
-        self.joined: list[Joined] = []
+        """:param around: of the query that it stands in, if it may name that one's columns."""
+        self.joined: list[Joined] = list(around.joined) if around else []
         self.rows: list[Rows] = []
         for source in sources:
             self._add(schema, source)
-        self.scope = Scope(self.joined, lambda query: compile_subquery(query, schema))
+        first = len(self.joined) - len(sources)
+        self.scope = Scope(
+            self.joined,
+            lambda query: compile_subquery(query, schema),
+            around=first,
+            exists=lambda query, scope: compile_exists(query, schema, scope),
+        )
         self.test = self._test(conditions)
         """All conditions."""
         levels: list[list[Expression]] = [[] for _ in range(max(len(sources), 1))]
         for condition in conditions:
-            levels[max(self.scope.needs(condition) - 1, 0)].append(condition)
+            levels[max(self.scope.needs(condition) - 1 - first, 0)].append(condition)
         self._tests = [self._test(level) for level in levels]
 
     def _test(self, conditions: Sequence[Expression]) -> Compiled | None:
@@ -96,6 +104,8 @@ class Join:
         name = source.name
         if name == "unnest":
             columns = source.columns or tuple(f"unnest{n}" for n in range(len(arguments)))
+            if len(columns) == 1 and not source.columns:
+                columns = (source.alias,)
             arrays = [Scope().compile(argument) for argument in arguments]
             self.rows.append(lambda q: _unnested(columns, [array((), q) for array in arrays]))
         elif name in CATALOGS and not arguments:
@@ -105,8 +115,8 @@ class Join:
             raise UnknownStatement(f"the function {name} in FROM")
         self.joined.append(Joined(source.alias, columns))
 
-    def environments(self, q: Execution) -> list[Environment]:
-        found: list[Environment] = [()]
+    def environments(self, q: Execution, around: Environment = ()) -> list[Environment]:
+        found: list[Environment] = [around]
         if not self.rows:
             test = self._tests[0]
             return [e for e in found if test is None or test(e, q)]
@@ -199,7 +209,7 @@ class SelectPlan:
         before = e
         try:
             for at, name in self._locked:
-                newest = q.transaction.locked(q.table(name), e[at])
+                newest = q.transaction.locked(q.table(name), e[at], shares=self._select.shares)
                 if newest is None:
                     return None
                 if newest is not e[at]:
@@ -217,3 +227,13 @@ def compile_subquery(select: Select, schema: Schema) -> Callable[[Any], list[tup
     """One that needs nothing of the query around it."""
     plan = SelectPlan(select, schema)
     return lambda q: plan.run(q).rows or []
+
+
+def compile_exists(select: Select, schema: Schema, around: Scope) -> Compiled:
+    """Whether it has a row, for each row of the query around it."""
+    if any(each for each in (select.order, select.limit, select.locks)):
+        raise UnknownStatement("EXISTS of a query with ORDER BY, LIMIT or FOR UPDATE")
+    join = Join(schema, select.sources, select.conditions, around)
+    if any(join.scope.aggregate(expression) for expression, _ in select.items):
+        raise UnknownStatement("EXISTS of an aggregate")
+    return lambda e, q: bool(join.environments(q, e))

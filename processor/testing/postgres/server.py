@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -13,9 +13,10 @@ from psycopg import OperationalError, errors
 from processor.schema import REVISIONS, metadata
 from processor.testing.network import Network
 from processor.testing.postgres.connection import Connection
+from processor.testing.postgres.locks import Locks
 from processor.testing.postgres.session import Session
 from processor.testing.postgres.tables import CTID, Table, Values, shape_of
-from processor.testing.postgres.transactions import Locks, Snapshot, Transaction
+from processor.testing.postgres.transactions import Snapshot, Transaction
 from processor.testing.scheduler import Time
 
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
@@ -77,6 +78,19 @@ class Server:
         self.tables[table.shape.name] = table
         self.shapes[table.shape.name] = table.shape
         table.neighbours = self.tables
+
+    def take_tables(self, tables: Mapping[str, Table | None]) -> None:
+        """Of a transaction that commits: created ones, and dropped ones (None)."""
+        for name, table in tables.items():
+            if table is not None:
+                self.add(table)
+            elif self.tables.pop(name, None) is not None:
+                del self.shapes[name]
+
+    def users(self, table: Table) -> list[Transaction]:
+        """The open transactions that have used it."""
+        open_ones = [each.transaction for each in self.sessions.values()]
+        return [each for each in open_ones if each is not None and table in each.used]
 
     def reshape(self, table: str, column: str) -> None:
         """An identity column takes values from INSERT from now on."""
@@ -184,8 +198,10 @@ class Server:
 
     def new_transaction(self, *, is_snapshot: bool) -> Transaction:
         self._transactions += 1
-        now = EPOCH + timedelta(seconds=self.time.now())
-        return Transaction(self._transactions, now, self._locks, is_snapshot)
+        return Transaction(self._transactions, self.clock(), self._locks, self.tables, is_snapshot)
+
+    def clock(self) -> datetime:
+        return EPOCH + timedelta(seconds=self.time.now())
 
     def has_released(self, transaction: Transaction) -> None:
         """It gave locks back: whoever waits for it goes on, in the order in which they came."""

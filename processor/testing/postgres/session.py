@@ -13,10 +13,11 @@ from psycopg.pq import TransactionStatus
 
 from processor.testing.postgres.commands import Commands
 from processor.testing.postgres.execution import Execution, Result
+from processor.testing.postgres.locks import Blocked, Lock
 from processor.testing.postgres.plans import Prepared, Refused
 from processor.testing.postgres.settings import Settings
 from processor.testing.postgres.syntax import Command
-from processor.testing.postgres.transactions import Blocked, Snapshot, Transaction
+from processor.testing.postgres.transactions import Snapshot, Transaction
 
 if TYPE_CHECKING:
     from processor.testing.postgres.server import Server
@@ -66,6 +67,8 @@ class Session:
         self._request: Request | None = None
         self._snapshot: Snapshot | None = None
         self._is_orphan = False
+        self._line: tuple[Lock, float] | None = None
+        """The lock that it waits for in line, and since when."""
         self._timers: list[Timer] = []
         self._idle_since = 0.0
         self._idle_timer: Timer | None = None
@@ -108,11 +111,11 @@ class Session:
         try:
             while len(request.results) < len(request.statements):
                 request.results.append(self._run(*request.statements[len(request.results)]))
-                self._snapshot = None
+                self._snapshot = self._line = None
             if not self.is_explicit:
                 self._end_implicit()
         except Blocked as blocked:
-            self._wait_for(blocked.holder)
+            self._wait_for(blocked)
             return
         except Exception as error:
             self._fail(request, error)
@@ -122,7 +125,7 @@ class Session:
         if not isinstance(error, psycopg.Error):
             self.server.failures.append(error)
         request.error = error
-        self._snapshot = None
+        self._snapshot = self._line = None
         if self.fatal is not None:
             return
         if self.is_explicit:
@@ -149,7 +152,7 @@ class Session:
         if isinstance(statement.statement, Command):
             return self._commands.run(statement.statement)
         transaction = self.transaction or self.begin(is_explicit=False)
-        plan = statement.plan(self.server.shapes)
+        plan = statement.plan(transaction.shapes(self.server.shapes))
         if transaction.is_snapshot and transaction.snapshot is None:
             transaction.snapshot = self.server.committed_rows()
         seen = transaction.snapshot or self._snapshot
@@ -189,6 +192,7 @@ class Session:
             self.rollback()
             raise
         transaction.commit()
+        self.server.take_tables(transaction.tables)
         warning = self.server.standby()
         if warning is not None:
             self.notices.append(warning)
@@ -211,9 +215,9 @@ class Session:
         if self.transaction is not None:
             self.commit()
 
-    def _wait_for(self, holder: Transaction) -> None:
+    def _wait_for(self, blocked: Blocked) -> None:
         """The time-outs begin anew at each lock, but for the statement's own."""
-        self.blocked_by = holder
+        self.blocked_by = blocked.holder
         self.server.waiting.append(self)
         limits: list[tuple[str, psycopg.Error]] = [
             ("lock_timeout", errors.LockNotAvailable("canceling statement due to lock timeout")),
@@ -222,12 +226,23 @@ class Session:
             )),
         ]  # fmt: skip
         later = self.server.time.later
+        waited = self._waited_for(blocked.line)
         for name, error in limits:
             seconds = self.settings.seconds(name)
             if seconds:
-                self._timers.append(later(seconds, partial(self._give_up, error)))
+                left = max(seconds - waited, 0.0)
+                self._timers.append(later(left, partial(self._give_up, error)))
         seconds = self.settings.seconds("deadlock_timeout")
         self._timers.append(later(seconds, self._look_for_deadlock))
+
+    def _waited_for(self, line: Lock | None) -> float:
+        """How long it has been in this line."""
+        now = self.server.time.now()
+        if line is None:
+            self._line = None
+        elif self._line is None or self._line[0] != line:
+            self._line = line, now
+        return 0.0 if self._line is None else now - self._line[1]
 
     def _look_for_deadlock(self) -> None:
         if self.server.is_deadlocked(self):

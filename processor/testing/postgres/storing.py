@@ -8,6 +8,7 @@ from typing import Any
 from psycopg import errors
 
 from processor.testing.postgres.expressions import Compiled, Scope
+from processor.testing.postgres.locks import key_lock, row_lock
 from processor.testing.postgres.syntax import Expression
 from processor.testing.postgres.tables import CTID, Column, Shape, Table, Unique, Values
 from processor.testing.postgres.transactions import Transaction
@@ -52,9 +53,9 @@ def store(transaction: Transaction, table: Table, row: Values, old: Values | Non
             continue
         if transaction.place_of(table, number, key) is not None:
             raise violation(table, unique, key)
-        transaction.lock((table, unique, key))
+        transaction.lock(key_lock(table, unique, key))
     if old is None:
-        transaction.lock((table, row[CTID]))
+        transaction.lock(row_lock(table, row[CTID]))
     transaction.put(table, row[CTID], row, old)
 
 

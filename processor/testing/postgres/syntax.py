@@ -98,6 +98,13 @@ class Scalar(Expression):
 
 
 @dataclass(frozen=True, slots=True)
+class Exists(Expression):
+    """``EXISTS (query)``; the query may name columns of the one around it."""
+
+    query: Select
+
+
+@dataclass(frozen=True, slots=True)
 class Source:
     """What FROM names: a table, a WITH query, or a function (``arguments`` is not None)."""
 
@@ -117,6 +124,8 @@ class Select:
     """Each with whether it descends."""
     limit: Expression | None = None
     locks: bool = False
+    shares: bool = False
+    """``FOR SHARE`` instead of ``FOR UPDATE``."""
     lock_aliases: tuple[str, ...] = ()
     """``FOR UPDATE OF``; all of its tables when empty."""
     nowait: bool = False

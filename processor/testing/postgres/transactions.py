@@ -2,49 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 from psycopg import errors
 
-from processor.testing.postgres.tables import CTID, Table, Unique, Values
+from processor.testing.postgres.locks import Blocked, Key, Lock, Locks, row_lock, table_lock
+from processor.testing.postgres.tables import CTID, Shape, Table, Unique, Values
 
-Key = tuple[Any, ...]
-Lock = tuple[Table, int] | tuple[Table, Unique, Key]
-"""A row's, or that of a key which is being inserted."""
 Snapshot = dict[Table, dict[int, Values]]
 _NOTHING: Any = object()
-
-
-class Blocked(Exception):
-    """A lock is held by another open transaction; the statement is run again when that one ends."""
-
-    def __init__(self, holder: Transaction) -> None:
-        super().__init__()
-        self.holder = holder
-
-
-class Locks:
-    """Who holds what, until the end of its transaction."""
-
-    def __init__(self) -> None:
-        self._holders: dict[Lock, Transaction] = {}
-
-    def acquire(self, transaction: Transaction, lock: Lock) -> None:
-        """:raises Blocked: when another transaction has it."""
-        holder = self._holders.setdefault(lock, transaction)
-        if holder is not transaction:
-            raise Blocked(holder)
-        transaction.locks[lock] = None
-
-    def holder(self, lock: Lock) -> Transaction | None:
-        return self._holders.get(lock)
-
-    def release(self, locks: Iterable[Lock]) -> None:
-        for lock in locks:
-            del self._holders[lock]
 
 
 @dataclass(slots=True)
@@ -52,6 +21,7 @@ class _Savepoint:
     name: str
     changes: int
     locks: int
+    shared: int
     deferred: int
 
 
@@ -66,12 +36,18 @@ class Transaction:
     number: int
     now: datetime
     locks_of_all: Locks
+    tables_of_all: Mapping[str, Table]
     is_snapshot: bool = False
     snapshot: Snapshot | None = None
     changes: dict[Table, dict[int, Values | None]] = field(default_factory=dict)
     keys: dict[tuple[Table, int], dict[Key, int | None]] = field(default_factory=dict)
     """Where this transaction's keys are, by table and number of the constraint."""
     locks: dict[Lock, None] = field(default_factory=dict)
+    shared: dict[Lock, None] = field(default_factory=dict)
+    tables: dict[str, Table | None] = field(default_factory=dict)
+    """Those that it has created; None for one that it has dropped."""
+    used: set[Table] = field(default_factory=set)
+    """Nobody drops them before its end."""
     deferred: list[tuple[Table, Unique, int]] = field(default_factory=list)
     """Rows whose deferred constraint is still to be checked."""
     undo: list[tuple[dict[Any, Any], Any, Any]] = field(default_factory=list)
@@ -80,6 +56,39 @@ class Transaction:
     def lock(self, lock: Lock) -> None:
         """:raises Blocked: see there."""
         self.locks_of_all.acquire(self, lock)
+
+    def table(self, name: str) -> Table:
+        """To be used, which keeps it from being dropped.
+
+        :raises Blocked: while another transaction drops it.
+        """
+        table = self.find(name)
+        assert table is not None, "the statement's plan has looked it up"
+        if table not in self.used:
+            self.wait_for(table_lock(table))
+            self.used.add(table)
+        return table
+
+    def find(self, name: str) -> Table | None:
+        """Its own, or the one that is committed."""
+        if name in self.tables:
+            return self.tables[name]
+        return self.tables_of_all.get(name)
+
+    def shapes(self, of_all: Mapping[str, Shape]) -> Mapping[str, Shape]:
+        """Of the tables that it finds."""
+        if not self.tables:
+            return of_all
+        found = dict(of_all)
+        for name, table in self.tables.items():
+            found.pop(name, None)
+            if table is not None:
+                found[name] = table.shape
+        return found
+
+    def set_table(self, name: str, table: Table | None) -> None:
+        """Create it, or drop it (None); everybody's when it commits."""
+        self._set(self.tables, name, table)
 
     def wait_for(self, lock: Lock) -> None:
         """:raises Blocked: while another transaction has it; this one does not take it."""
@@ -104,14 +113,17 @@ class Transaction:
             return changed[place]
         return table.rows.get(place)
 
-    def locked(self, table: Table, seen: Values) -> Values | None:
+    def locked(self, table: Table, seen: Values, *, shares: bool = False) -> Values | None:
         """Lock a row and return its newest version; None when it is gone.
 
         :raises Blocked: see there.
         :raises psycopg.errors.SerializationFailure: when it is not the version that is seen.
         """
         place = seen[CTID]
-        self.lock((table, place))
+        if shares:
+            self.locks_of_all.share(self, row_lock(table, place))
+        else:
+            self.lock(row_lock(table, place))
         newest = self.newest(table, place)
         if self.is_snapshot and newest is not seen:
             raise errors.SerializationFailure("could not serialize access due to concurrent update")
@@ -128,7 +140,7 @@ class Transaction:
         place = table.indexes[number].get(key)
         if place is None:
             return None
-        holder = self.locks_of_all.holder((table, place))
+        holder = self.locks_of_all.holder(row_lock(table, place))
         if holder is not None and holder is not self and place in holder.changes.get(table, ()):
             raise Blocked(holder)
         return place
@@ -166,7 +178,7 @@ class Transaction:
 
     def save(self, name: str) -> None:
         self.savepoints.append(
-            _Savepoint(name, len(self.undo), len(self.locks), len(self.deferred))
+            _Savepoint(name, len(self.undo), len(self.locks), len(self.shared), len(self.deferred))
         )
 
     def release(self, name: str) -> None:
@@ -179,13 +191,18 @@ class Transaction:
 
     def abort(self) -> None:
         """An error: what came after the last savepoint is taken back at once, locks and all."""
-        point = self.savepoints[-1] if self.savepoints else _Savepoint("", 0, 0, 0)
+        point = self.savepoints[-1] if self.savepoints else _Savepoint("", 0, 0, 0, 0)
         self.undo_to(point.changes)
         del self.deferred[point.deferred :]
         later = list(self.locks)[point.locks :]
         self.locks_of_all.release(later)
         for lock in later:
             del self.locks[lock]
+        later = list(self.shared)[point.shared :]
+        self.locks_of_all.release_shared(self, later)
+        for lock in later:
+            del self.shared[lock]
+        self.locks_of_all.leave(self)
 
     def _savepoint(self, name: str) -> int:
         for at in reversed(range(len(self.savepoints))):
@@ -205,4 +222,7 @@ class Transaction:
 
     def end(self) -> None:
         self.locks_of_all.release(self.locks)
+        self.locks_of_all.release_shared(self, self.shared)
+        self.locks_of_all.leave(self)
         self.locks.clear()
+        self.shared.clear()
