@@ -16,6 +16,7 @@ from typing import Any
 import psycopg
 
 from processor.engine.batch import Handled, Record, Slice
+from processor.engine.culprits import culprit
 from processor.engine.failures import Deadlock, Doubt, Restart
 from processor.engine.handling import Handling
 from processor.engine.limits import Limits
@@ -23,7 +24,7 @@ from processor.engine.messages import start, step_past
 from processor.engine.steps import Step, Steps
 from processor.engine.triage import Verdict
 from processor.transaction import Transaction
-from processor.writes import Journal
+from processor.writes import Journal, UpsertWrite
 
 FEWEST, FIRST, MOST = 16, 256, 1_024
 """Messages of a group: half as many after one that failed, twice as many after one that did not."""
@@ -184,13 +185,26 @@ class Isolation:
             error = tx.failure or store.session.failure or raised
             if isinstance(error, (Doubt, Restart)) and not isinstance(error, Deadlock):
                 raise error from raised
+            refused = store.session.refused_upsert
             store.rollback_to_savepoint()
             if handling and not self._handling.decoding.is_batch(handled.partition):
                 return 0, Failed(error, len(rows))
             known = done if len(done) == len(part.messages) else ()
-            return 0, Failed(error, _at_fault(error, rows), known)
+            return 0, Failed(error, self._at_fault(error, rows, refused, known), known)
         store.release()
         return count, None
+
+    def _at_fault(
+        self,
+        error: Exception,
+        rows: Sequence[int],
+        refused: UpsertWrite | None,
+        known: Sequence[Done],
+    ) -> int | None:
+        """Which message is to blame, as far as that can be found without running any again."""
+        if refused is None or len(known) < 2:
+            return _at_line(error, rows)
+        return culprit(self._handling.store, refused, [each.calls for each in known])
 
     def _run_one(
         self, raw: Any, handled: Handled, tx: Transaction, journal: Journal, done: list[Done]
@@ -221,7 +235,7 @@ def _parted(part: Part, at: int | None) -> list[Part]:
     return [each for each in parts if each.messages]
 
 
-def _at_fault(error: Exception, rows: Sequence[int]) -> int | None:
+def _at_line(error: Exception, rows: Sequence[int]) -> int | None:
     """The message whose row COPY was at, if there was but one COPY."""
     cause = error.__cause__
     if not isinstance(cause, psycopg.Error):

@@ -13,6 +13,7 @@ from sqlalchemy import Executable
 from sqlalchemy.sql import ClauseElement
 
 from processor.engine.database import Connection, doubtful, of_handler, restartable, text
+from processor.engine.failures import StatementFailed
 from processor.engine.statements import (
     DIALECT,
     bind_processors,
@@ -46,6 +47,8 @@ class PostgresSession:
         self._connection = open_connection
         self.is_pipelined = False
         self.failure: Exception | None = None
+        self.refused_upsert: UpsertWrite | None = None
+        """The upsert that has met :attr:`failure`, if it was one."""
 
     @contextmanager
     def pipelined(
@@ -74,7 +77,7 @@ class PostgresSession:
                 copy.write(data)
 
     def upsert(self, write: UpsertWrite) -> None:
-        with self._watched() as connection:
+        with self._refusing(write), self._watched() as connection:
             processors = bind_processors(write.table, write.columns)
             statement = upsert_statement(write.table, write.key, write.operations)
             for start in range(0, len(write.rows), UPSERT_CHUNK_ROWS):
@@ -138,6 +141,14 @@ class PostgresSession:
         if connection.info.transaction_status is not TransactionStatus.INTRANS:
             raise PipelineError("a handler's statement ended the transaction: the engine commits")
         return cursor
+
+    @contextmanager
+    def _refusing(self, write: UpsertWrite) -> Iterator[None]:
+        try:
+            yield
+        except StatementFailed:
+            self.refused_upsert = write
+            raise
 
     @contextmanager
     def _watched(self) -> Iterator[Connection]:

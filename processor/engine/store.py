@@ -123,7 +123,7 @@ class Store:
 
     def rollback_to_savepoint(self) -> None:
         """Undo what was written since :meth:`savepoint`; the transaction goes on."""
-        self.session.failure = None
+        self.session.failure = self.session.refused_upsert = None
         with doubtful("rollback to savepoint"):
             self._open().execute(
                 f"ROLLBACK TO SAVEPOINT {SAVEPOINT}; RELEASE SAVEPOINT {SAVEPOINT}", prepare=False
@@ -202,7 +202,7 @@ class Store:
 
     def _finished(self) -> None:
         self._transaction = self._written = None
-        self.session.failure = None
+        self.session.failure = self.session.refused_upsert = None
 
     def _write_outbox(
         self, connection: Connection, advances: Sequence[Advance]

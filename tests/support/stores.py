@@ -18,6 +18,7 @@ class ListSession:
         self.writes: list[Any] = []
         self.errors: list[Exception | None] = []
         self.failure: Exception | None = None
+        self.refused_upsert: UpsertWrite | None = None
 
     def copy(self, write: CopyWrite) -> None:
         self._do(("copy", write.table.name, tuple(write.rows)))
@@ -74,7 +75,7 @@ class ListStore:
         self._marks.pop()
 
     def rollback_to_savepoint(self) -> None:
-        self.session.failure = None
+        self.session.failure = self.session.refused_upsert = None
         del self.session.writes[self._marks.pop() :]
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
@@ -34,7 +34,7 @@ from processor.engine.isolation import Isolation
 from processor.engine.sealing import Sealer
 from processor.engine.triage import MAX_RETRY_SECONDS, Triage, back_off_seconds
 from processor.errors import OutputTooLarge, PipelineError
-from processor.writes import CopyWrite
+from processor.writes import CopyWrite, UpsertWrite
 from tests.support.engine import free_steps
 from tests.support.messages import TIMESTAMP, Raw
 from tests.support.stores import ListSession, ListStore
@@ -613,6 +613,51 @@ def test_what_the_database_refuses_is_found_in_few_tries(context: bool) -> None:
     assert values_of(handled) == [b"%d" % n for n in good]
     assert bench.store.open_savepoints == 0
     assert bench.isolation.failures <= (6 if context else 24)
+
+
+class Unmergeable(ListSession):
+    """Refuses to upsert the rows of some keys, without a word on which."""
+
+    def __init__(self, *bad: int) -> None:
+        super().__init__()
+        self.bad = frozenset(bad)
+
+    def upsert(self, write: UpsertWrite) -> None:
+        if any(row[0] in self.bad for row in write.rows):
+            self.refused_upsert = write
+            self.failure = StatementFailed("out of range (22003)")
+            raise self.failure
+        super().upsert(write)
+
+
+def totalling(session: ListSession, key: Callable[[int], int]) -> Bench:
+    pipeline = Pipeline("totals", max_dead_letter_ratio=1)
+
+    @pipeline.handler("input")
+    def added(event: Add, tx: Transaction) -> None:
+        tx.upsert(TOTALS, {"n": key(event.n), "total": 1}, add=["total"])
+
+    bench = Bench(pipeline)
+    bench.store.session = session
+    return bench
+
+
+def test_whose_row_of_an_upsert_is_refused_is_found_without_flushing_the_rest_again() -> None:
+    bench = totalling(Unmergeable(30, 31, 350), key=lambda n: n)
+    [handled] = bench.isolation.run([piece([add(n) for n in range(400)])])
+    assert [letter.offset for letter in handled.dead_letters] == [30, 31, 350]
+    merged = [row[0] for write in bench.store.session.writes for row in write[2]]
+    assert sorted(merged) == [n for n in range(400) if n not in (30, 31, 350)]
+    assert bench.store.open_savepoints == 0
+    assert bench.isolation.failures <= 6
+
+
+def test_a_row_that_several_messages_have_written_is_no_guess() -> None:
+    """Each of them is tried by itself then, and all of this key are refused."""
+    bench = totalling(Unmergeable(0), key=lambda n: n % 40)
+    [handled] = bench.isolation.run([piece([add(n) for n in range(100)])])
+    assert [letter.offset for letter in handled.dead_letters] == [0, 40, 80]
+    assert handled.handled == 97
 
 
 def test_handlers_that_ask_nothing_run_once_however_often_their_group_is_parted() -> None:
