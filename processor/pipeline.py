@@ -34,6 +34,8 @@ from processor.message import Topic
 from processor.routing import Route, Unknown
 
 F = TypeVar("F", bound=Callable[..., Any])
+REPLAYS_SUFFIX = ".replays"
+"""Of the topic that has dead letters handled again."""
 Isolation = Literal["read committed", "repeatable read", "serializable"]
 
 
@@ -72,6 +74,8 @@ class Pipeline:
             raise PipelineError(
                 f"max_dead_letter_ratio is {max_dead_letter_ratio!r}; it must lie between 0 and 1"
             )
+        if not isinstance(dedup_retention, timedelta):
+            raise PipelineError(f"dedup_retention is {dedup_retention!r}; give a timedelta")
         retention_seconds = dedup_retention.total_seconds()
         if not MIN_RETENTION_SECONDS <= retention_seconds <= MAX_RETENTION_SECONDS:
             raise PipelineError(
@@ -152,6 +156,11 @@ class Pipeline:
         """:raises PipelineError: when there is no handler at all."""
         if not self.routes:
             raise PipelineError(f"pipeline {self.name!r} has no handler; add @pipeline.handler")
+        for topic in (*self.routes, *self.outputs):
+            if topic.endswith(REPLAYS_SUFFIX):
+                raise PipelineError(
+                    f"topic {topic!r}: names that end in {REPLAYS_SUFFIX!r} are the engine's own"
+                )
         if self.dead_letter_topic in self.routes:
             raise PipelineError(
                 f"dead_letter_topic {self.dead_letter_topic!r} has a handler here: a dead letter"

@@ -14,7 +14,7 @@ from processor.errors import ConfigurationError, Exit
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from processor.operations.dead_letters import Plan, Selection
+    from processor.operations.dead_letters import Letter, Plan, Selection
 
 app = typer.Typer(
     help="Messages that were set aside, and why; they can be handled again.",
@@ -23,7 +23,7 @@ app = typer.Typer(
 )
 
 Ids = Annotated[
-    list[int] | None, typer.Argument(metavar="[ID]...", help="As dead-letters list shows them.")
+    list[str] | None, typer.Argument(metavar="[ID]...", help="As dead-letters list shows them.")
 ]
 Fingerprint = Annotated[
     str | None, typer.Option("--fingerprint", help="Of one kind of error.", metavar="TEXT")
@@ -47,9 +47,13 @@ States = Annotated[
 All = Annotated[bool, typer.Option("--all", help="All that wait, where nothing else is named.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only show what would be done.")]
 COLUMNS = (
-    *("id", "topic", "partition", "offset", "handler", "error", "reason"),
+    *("id", "topic", "partition", "offset", "key", "handler", "error", "reason"),
     *("attempts", "replays", "state", "fingerprint", "failed last"),
 )
+SHOWN = 20
+"""Numbers of letters that a dry run tells."""
+MOST_CHARACTERS = 40
+"""Of a key or a reason in a table."""
 
 
 @app.command("list")
@@ -90,7 +94,7 @@ def list_(
             [
                 (
                     *(each.fingerprint, each.letters, each.topic, each.handler, each.error),
-                    *(each.reason, _time(each.first_failed_at), _time(each.last_failed_at)),
+                    *(_short(each.reason), _time(each.first_failed_at), _time(each.last_failed_at)),
                 )
                 for each in grouped
             ],
@@ -100,9 +104,9 @@ def list_(
             COLUMNS,
             [
                 (
-                    *(each.id, each.topic, each.partition, each.offset, each.handler, each.error),
-                    *(each.reason, each.attempts, each.replays, each.state, each.fingerprint),
-                    _time(each.last_failed_at),
+                    *(each.id, each.topic, each.partition, each.offset, _short(each.key)),
+                    *(each.handler, each.error, _short(each.reason), each.attempts, each.replays),
+                    *(_state(each), each.fingerprint, _time(each.last_failed_at)),
                 )
                 for each in found
             ],
@@ -177,7 +181,9 @@ def replay(
 
     configured = settings.load()
     name, _ = find_group(configured, pipeline, group)
-    chosen = _selection(name, ids, fingerprint, handler, topic, since, until, ["failed", "pending"])
+    numbers = _numbers(ids)
+    waiting = ["failed", "pending"]
+    chosen = _selection(name, numbers, fingerprint, handler, topic, since, until, waiting)
     _require_choice(chosen, everything)
     if edit is not None and (ids is None or len(ids) != 1):
         raise ConfigurationError("--edit takes one ID")
@@ -190,10 +196,8 @@ def replay(
         plan = redrive.plan_replay(chosen, most_replays)
         if dry_run:
             _tell_plan(name, plan, "would be replayed", as_json)
-            return
-        if value is not None and plan.ready:
-            redrive.edit(plan.ready[0], value)
-        done = redriving.replay(configured, redrive, plan, rate, wait)
+            raise typer.Exit(Exit.VERDICT if plan.refused and ids else Exit.OK)
+        done = redriving.replay(configured, redrive, plan, rate, wait, value)
     redriving.tell(name, plan, done, as_json)
     if done.failed or done.waiting or (plan.refused and ids):
         raise typer.Exit(Exit.VERDICT)
@@ -222,7 +226,8 @@ def discard(
 
     configured = settings.load()
     name, _ = find_group(configured, pipeline, group)
-    chosen = _selection(name, ids, fingerprint, handler, topic, since, until, None)
+    numbers = _numbers(ids)
+    chosen = _selection(name, numbers, fingerprint, handler, topic, since, until, None)
     _require_choice(chosen, everything)
     if ids:
         chosen = dataclasses.replace(chosen, states=None)
@@ -261,6 +266,15 @@ def _selection(
     )
 
 
+def _numbers(ids: list[str] | None) -> list[int] | None:
+    """:raises ConfigurationError: for what is no number, a pipeline for example."""
+    for each in ids or ():
+        if not (each.isascii() and each.isdecimal()):
+            cure = f"; the pipeline is given as --pipeline {each}" if ":" in each else ""
+            raise ConfigurationError(f"{each!r} is no ID of a dead letter{cure}")
+    return None if ids is None else [int(each) for each in ids]
+
+
 def _require_choice(chosen: Selection, everything: bool) -> None:
     if chosen.is_everything and not everything:
         raise ConfigurationError(
@@ -272,7 +286,9 @@ def _tell_plan(group: str, plan: Plan, what: str, as_json: bool) -> None:
     if as_json:
         print_json({"group": group, "letters": len(plan.ready), **dataclasses.asdict(plan)})
         return
-    typer.echo(f"{group}: {len(plan.ready):,} {what}")
+    shown = ", ".join(map(str, plan.ready[:SHOWN]))
+    more = ", …" if len(plan.ready) > SHOWN else ""
+    typer.echo(f"{group}: {len(plan.ready):,} {what}{': ' * bool(shown)}{shown}{more}")
     tell_refused(plan)
 
 
@@ -281,6 +297,16 @@ def tell_refused(plan: Plan) -> None:
     for each in plan.refused:
         more = f" and {each.letters - 1:,} more" if each.letters > 1 else ""
         note(f"left alone: {each.first}{more}: {each.why}")
+
+
+def _short(text: str | None) -> str | None:
+    if text is None or len(text) <= MOST_CHARACTERS:
+        return text
+    return f"{text[: MOST_CHARACTERS - 1]}…"
+
+
+def _state(each: Letter) -> str:
+    return each.state if each.state != "parked" else f"parked behind {each.parked_behind}"
 
 
 def _time(at: datetime) -> str:

@@ -34,18 +34,27 @@ class Done:
 
 def read_value(path: str) -> bytes:
     """:raises ConfigurationError: when it cannot be read."""
-    if path == "-":
-        return sys.stdin.buffer.read()
     try:
-        return Path(path).read_bytes()
+        value = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
     except OSError as error:
         raise ConfigurationError(f"--edit {path}: {error.strerror}") from None
+    if not value:
+        raise ConfigurationError(f"--edit {path}: it is empty")
+    return value
 
 
 def replay(
-    settings: Settings, redrive: Redrive, plan: Plan, rate: float, wait_seconds: float
+    settings: Settings,
+    redrive: Redrive,
+    plan: Plan,
+    rate: float,
+    wait_seconds: float,
+    value: bytes | None = None,
 ) -> Done:
-    """Send the triggers, and watch the letters for as long as they move."""
+    """Send the triggers, and watch the letters for as long as they move.
+
+    :param value: what the one letter is handled with; kept only once Kafka has answered.
+    """
     from processor.cli.produce import stop_on_signals
     from processor.cli.progress import sending_bar
     from processor.operations.dead_letters.topic import require_topic
@@ -55,6 +64,8 @@ def replay(
         require_topic(settings, redrive.topic)
     else:
         return Done(0, 0, 0, 0)
+    if value is not None and plan.ready:
+        redrive.edit(plan.ready[0], value)
     with stop_on_signals() as stop, sending_bar(len(plan.ready), "letters") as show:
         sender = Sender(settings, redrive.topic)
         sent = redrive.replay(plan.ready, sender, rate, show, stop.is_set)
@@ -97,6 +108,8 @@ def tell(group: str, plan: Plan, done: Done, as_json: bool) -> None:
     parts += [f"{done.waiting:,} wait"] if done.waiting else []
     typer.echo(f"{group}: {' · '.join(parts)}")
     tell_refused(plan)
+    if done.failed:
+        note("what has failed again: processor dead-letters list --since 1m")
     if done.waiting:
         note("they are handled as soon as a worker of the pipeline runs; see processor status")
     if done.sent < len(plan.ready):

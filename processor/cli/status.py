@@ -53,6 +53,9 @@ def status(pipeline: OptionalReference = None, group: Group = None, as_json: Jso
             print_table(COLUMNS, map(_row, found.partitions))
         for each in found.partitions:
             _explain(each)
+        if str(found.letters):
+            how = pipeline or f"--group {name}"
+            typer.echo(f"dead letters: {found.letters}: processor dead-letters list {how}")
         if found.note:
             note(found.note)
     raise typer.Exit(found.exit_code)

@@ -114,7 +114,7 @@ class Admission:
     def _refuse(self, one: Arrival, raw: Any, handled: Handled) -> None:
         assert isinstance(one.error, DecodeError), "it could not be decoded"
         if one.task is not None and one.task.letter is not None:
-            self._triage.give_back(handled, one.task.letter, None, one.error, 1)
+            self._triage.give_back(handled, raw, one.task.letter, None, one.error, 1)
         else:
             self.refuse(raw, handled, one.error)
 

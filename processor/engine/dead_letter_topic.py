@@ -27,19 +27,20 @@ class DeadLetterTopic:
         self._name = name
         self._sealer = sealer
 
-    def record(self, letter: DeadLetter) -> tuple[Record, int]:
+    def record(self, letter: DeadLetter, offset: int) -> tuple[Record, int]:
         """The sealed record, and how many bytes it has.
 
         What the topic does not take is left out: texts are cut first, then the value goes, then the
         message's headers. The row in Postgres has all of it.
 
+        :param offset: of the message that the record is an output of.
         :raises PipelineError: where the topic takes no such record at all.
         """
         refused: Exception | None = None
         for when in (letter.timestamp, None):
             for output in self._attempts(letter):
                 try:
-                    return self._sealer.seal(output, letter.offset, when)
+                    return self._sealer.seal(output, offset, when)
                 except OutputTooLarge as error:
                     refused = error
                 except ValueError as error:

@@ -158,7 +158,7 @@ WHERE id = ANY (%s) AND state IN ('pending', 'parked')
 _RETURNED = """
 UPDATE processor.dead_letters SET state = 'failed',
     replays = replays + CASE WHEN state = 'pending' THEN 1 ELSE 0 END,
-    attempts = attempts + %(attempts)s, handler = %(handler)s, error = %(error)s,
+    attempts = attempts + %(attempts)s, handler = COALESCE(%(handler)s, handler), error = %(error)s,
     reason = %(reason)s, trace = %(trace)s, fingerprint = %(fingerprint)s, last_failed_at = now(),
     first_failed_at = CASE WHEN state = 'pending' THEN first_failed_at ELSE now() END
 WHERE id = %(id)s AND state IN ('pending', 'parked')

@@ -79,11 +79,8 @@ def parked(partition: Partition, raw: Any, handler: Handler | None, headers: Hea
     return dead_letter(partition, raw, told, 0, headers, is_parked=True)
 
 
-def returned(
-    letter: Letter, handler: Handler | None, error: BaseException, attempts: int
-) -> Returned:
+def returned(letter: Letter, told: Failure, attempts: int) -> Returned:
     """A dead letter that has failed again."""
-    told = failure(letter.partition.topic, handler, error)
     return Returned(
         letter.id,
         letter.queue,

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
@@ -41,6 +41,8 @@ class Letter:
     """The letter that its key waits for: itself, or the one that it was parked behind."""
     holds_key: bool
     """Something may be parked behind it."""
+    has_failed: bool = True
+    """False of one that was parked only."""
 
 
 class StoredMessage:
@@ -153,7 +155,7 @@ def _queue(session: Session, number: int, wanted: int, grows: bool) -> _Queue:
     if len(rows) == wanted:
         [[parked]] = session.ask(_PARKED_COUNT, (number,))
         left = parked - len(rows)
-    letters = iter([_letter(row, {number}) for row in rows])
+    letters = iter([replace(_letter(row, {number}), has_failed=False) for row in rows])
     return _Queue(letters, bool(rows) or grows, left)
 
 

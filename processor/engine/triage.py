@@ -15,12 +15,12 @@ from time import monotonic
 from typing import Any
 
 from processor.binding import Handler
-from processor.engine.batch import Handled, Partition, Slice, Stop, Tried
+from processor.engine.batch import DeadLetter, Handled, Partition, Slice, Stop, Tried
 from processor.engine.dead_letter_topic import DeadLetterTopic
 from processor.engine.failures import Deadlock, StatementFailed, StatementRefused
 from processor.engine.letters import dead_letter, failure, parked, returned
 from processor.engine.messages import Decoded, text_of
-from processor.engine.replays import Letter
+from processor.engine.replays import Letter, StoredMessage
 from processor.errors import Halt, PipelineError, Reject, Retry
 from processor.message import Headers
 
@@ -122,14 +122,26 @@ class Triage:
     def give_back(
         self,
         handled: Handled,
+        raw: Any,
         letter: Letter,
         handler: Handler | None,
         error: Exception,
         attempts: int,
-    ) -> None:
-        """A dead letter has failed again."""
+    ) -> Verdict:
+        """A dead letter has failed again; one that was parked, for the first time.
+
+        :param raw: its trigger, or its message in place of it.
+        """
+        told = failure(letter.partition.topic, handler, error)
+        if not letter.has_failed:
+            message = StoredMessage(letter, raw)
+            found = dead_letter(letter.partition, message, told, attempts, letter.headers)
+            found = replace(found, offset=letter.offset)
+            if not self._produce(handled, found, raw.offset()):
+                return Verdict.STOP
         handled.skipped += 1
-        handled.returned.append(returned(letter, handler, error, attempts))
+        handled.returned.append(returned(letter, told, attempts))
+        return Verdict.DONE
 
     def passed(self, partition: Partition, offset: int) -> None:
         """The message is done: nothing of it is to be remembered."""
@@ -167,14 +179,8 @@ class Triage:
         failing = self._clock() - since
         told = failure(handled.partition.topic, handler, error)
         letter = dead_letter(handled.partition, raw, told, attempts, headers, failing)
-        if self._topic is not None:
-            try:
-                record, size = self._topic.record(letter)
-            except PipelineError as refused:
-                handled.stop = Stop(PIPELINE_ERROR, f"offset {raw.offset()}: {refused}", None)
-                return Verdict.STOP
-            handled.records.append(record)
-            handled.output_bytes += size
+        if not self._produce(handled, letter, raw.offset()):
+            return Verdict.STOP
         handled.dead_letters.append(letter)
         handled.letters_at = [*recent, at]
         return Verdict.DONE
@@ -195,6 +201,22 @@ class Triage:
         known[handled.next] = kept
         while len(known) > SNAPSHOTS:
             del known[next(iter(known))]
+
+    def _produce(self, handled: Handled, letter: DeadLetter, offset: int) -> bool:
+        """To the topic of dead letters; False where it takes no such record: the partition stops.
+
+        :param offset: of the message in hand, a trigger as a rule where the letter is older.
+        """
+        if self._topic is None:
+            return True
+        try:
+            record, size = self._topic.record(letter, offset)
+        except PipelineError as refused:
+            handled.stop = Stop(PIPELINE_ERROR, f"offset {offset}: {refused}", None)
+            return False
+        handled.records.append(record)
+        handled.output_bytes += size
+        return True
 
     def _hold_key(self, handled: Handled, key: bytes | None) -> None:
         """Later messages of the key wait for the letter that was just made."""
@@ -241,8 +263,8 @@ class Triage:
     ) -> Verdict:
         handler = decoded.handler
         if decoded.task is not None and decoded.task.letter is not None:
-            self.give_back(handled, decoded.task.letter, handler, error, tries.attempts)
-            return Verdict.DONE
+            letter, attempts = decoded.task.letter, tries.attempts
+            return self.give_back(handled, decoded.raw, letter, handler, error, attempts)
         if handler.on_failure == "skip":
             handled.skipped += 1
             return Verdict.DONE

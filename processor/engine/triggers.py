@@ -12,8 +12,8 @@ from hashlib import sha256
 import msgspec
 
 from processor.engine.batch import Partition
+from processor.pipeline import REPLAYS_SUFFIX
 
-SUFFIX = ".replays"
 MOST_TOGETHER = 500
 
 
@@ -32,7 +32,7 @@ _decode = msgspec.json.Decoder(Trigger).decode
 
 def replays_topic(group_id: str) -> str:
     """The name of the group's topic of replays."""
-    return f"{group_id}{SUFFIX}"
+    return f"{group_id}{REPLAYS_SUFFIX}"
 
 
 def key_digest(key: bytes) -> str:

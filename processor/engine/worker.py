@@ -230,6 +230,32 @@ class Worker:
             duplicates=sum(each.duplicates for each in ended.handled),
             seconds=ended.seconds,
         )
+        self._tell_failures(ended.handled)
+
+    def _tell_failures(self, handled: Sequence[Handled]) -> None:
+        """A line for what was set aside, one for what came back; the rest is in the letters."""
+        letters = [letter for each in handled for letter in each.dead_letters]
+        failed = [letter for letter in letters if not letter.is_parked]
+        if failed:
+            first = failed[0]
+            self._rooms.observer.noted(
+                "dead-lettered",
+                count=len(failed),
+                first=f"{first.partition} at {first.offset}",
+                handler=first.handler,
+                error=first.error,
+            )
+        if len(letters) > len(failed):
+            self._rooms.observer.noted("parked", count=len(letters) - len(failed))
+        returned = [letter for each in handled for letter in each.returned]
+        if returned:
+            self._rooms.observer.noted(
+                "dead-letters-failed-again",
+                count=len(returned),
+                first=returned[0].letter_id,
+                handler=returned[0].handler,
+                error=returned[0].error,
+            )
 
     def _go_on(self, handled: Handled) -> None:
         if handled.stop is not None:

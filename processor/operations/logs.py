@@ -67,8 +67,6 @@ class LogObserver:
             duplicates=duplicates,
             milliseconds=round(seconds * 1_000, 1),
         )
-        if dead_letters:
-            self._log.warning("messages were dead-lettered", count=dead_letters)
 
     def doubted(self, reason: str, partitions: Collection[Partition]) -> None:
         self._log.warning(

@@ -93,6 +93,8 @@ class Readings:
     outbox: dict[int, Outbox] = field(default_factory=dict)
     """By the row's id."""
     log_ends: dict[Place, int] = field(default_factory=dict)
+    letters: dict[str, int] = field(default_factory=dict)
+    """How many dead letters are in each state."""
     trouble: str | None = None
     """Why Kafka could not be asked."""
 
@@ -178,6 +180,7 @@ def _read_postgres(connection: Connection, readings: Readings, cluster_id: str |
         }
         ids = {"ids": [row.id for row in readings.progress.values()]}
         readings.outbox = {row.progress_id: row for row in _all(connection, Outbox, _OUTBOX, ids)}
+    readings.letters = dict(connection.execute(_LETTERS, [readings.group]).fetchall())
 
 
 def _all(
@@ -209,4 +212,9 @@ ORDER BY since
 _OUTBOX = """
 SELECT progress_id, count(*) AS rows, sum(length(payload))::bigint AS bytes
 FROM processor.outbox WHERE progress_id = ANY(%(ids)s) GROUP BY progress_id
+"""
+
+_LETTERS = """
+SELECT state, count(*) FROM processor.dead_letters
+WHERE group_id = %s AND state IN ('failed', 'parked', 'pending') GROUP BY state
 """

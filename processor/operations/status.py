@@ -48,11 +48,27 @@ class PartitionStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class Letters:
+    """Dead letters that wait, for whatever it is."""
+
+    failed: int = 0
+    parked: int = 0
+    """Behind one of their key that has failed."""
+    pending: int = 0
+    """To be handled again."""
+
+    def __str__(self) -> str:
+        told = {"failed": self.failed, "parked": self.parked, "pending": self.pending}
+        return ", ".join(f"{count:,} {state}" for state, count in told.items() if count)
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
     group: str
     verdict: str
     exit_code: Exit
     note: str | None
+    letters: Letters
     partitions: tuple[PartitionStatus, ...]
 
 
@@ -63,7 +79,7 @@ def status(readings: Readings) -> Status:
     note = (
         readings.trouble and f"without Kafka: K, log ends and lag are unknown ({readings.trouble})"
     )
-    return Status(readings.group, verdict, code, note, partitions)
+    return Status(readings.group, verdict, code, note, Letters(**readings.letters), partitions)
 
 
 def judge(partitions: Sequence[PartitionStatus]) -> tuple[str, Exit]:

@@ -241,7 +241,7 @@ class Driver:
     # Inside
 
     def _failed(self, letters: Sequence[DeadLetter], what: str) -> list[DeadLetter]:
-        if not letters:
+        if not letters and not any(row["state"] == "failed" for row in self._stage.letters()):
             self.run()
         failed = [
             letter

@@ -17,6 +17,7 @@ from confluent_kafka.admin import AdminClient
 
 from devstack import Kafka, Postgres
 from devstack.waiting import wait_until
+from processor.engine.triggers import replays_topic
 from processor.errors import Exit
 from tests.support.brokers import read_to_end, wait_settled
 from tests.support.pipelines import Act
@@ -224,6 +225,10 @@ def test_letters_are_chosen_by_what_they_are(shared: Letters, partition: int) ->
         (("list", "--since", "yesterday"), "ISO 8601"),
         (("list", "--state", "lost"), "give failed, parked"),
         (("show", "999999999"), "has no dead letter"),
+        (("replay", "999999999"), "has no dead letter 999999999"),
+        (("discard", "999999999", "999999998"), "has no dead letter 999999998, 999999999"),
+        (("replay", "shop.pipeline:pipeline"), "given as --pipeline shop.pipeline:pipeline"),
+        (("replay", "1", "--edit", "/dev/null"), "it is empty"),
     ],
 )
 def test_what_makes_no_sense_is_told_in_a_line(
@@ -381,3 +386,10 @@ def test_verify_agrees_with_letters_that_were_replayed_parked_and_discarded(
         check=False,
     )
     assert found.returncode == Exit.OK, found.stdout + found.stderr
+    report = json.loads(found.stdout)
+    topic = replays_topic(shared.group)
+    replays = [each for each in report["partitions"] if each["topic"] == topic]
+    assert len(replays) == 12
+    assert sum(each["handled"] for each in replays) > 30
+    assert sum(each["outputs_found"] for each in replays) > 30
+    assert report["others"]["of_earlier_histories"] == 0

@@ -39,6 +39,10 @@ def worked(job: Job, message: Message[Job], tx: Transaction) -> Iterator[Output]
 
 keyed = Pipeline("keyed", outputs=["told"], tables=metadata, max_dead_letter_ratio=1)
 keyed.handler("jobs", on_failure="park-key")(worked)
+told_of = Pipeline(
+    "told-of", outputs=["told"], tables=metadata, max_dead_letter_ratio=1, dead_letter_topic="dead"
+)
+told_of.handler("jobs", on_failure="park-key")(worked)
 plain = Pipeline("plain", outputs=["told"], tables=metadata, max_dead_letter_ratio=1)
 plain.handler("jobs")(worked)
 
@@ -108,6 +112,22 @@ def test_what_fails_while_it_is_drained_stops_its_key_again() -> None:
         mended.add(-3)
         test.replay()
         assert told(test) == numbers(test) == [2, -3, 4]
+
+
+def test_each_first_failure_is_produced_to_the_topic_of_dead_letters() -> None:
+    """Also of a message that was parked before it failed; not one that has failed before."""
+    with PipelineTest(told_of) as test:
+        for n in (-1, 2, -3, 4):
+            test.send("jobs", Job(n), key="a")
+        assert [each.json()["n"] for each in test.outputs("dead")] == [-1]
+        test.replay()
+        assert [each.json()["n"] for each in test.outputs("dead")] == [-1]
+        test.discard()
+        record = test.outputs("dead")[-1]
+        headers = dict(record.headers)
+        assert (record.json()["n"], headers["processor.errors.offset"]) == (-3, b"2")
+        assert headers["processor.errors.topic"] == b"jobs"
+        assert len(test.outputs("dead")) == 2
 
 
 def test_a_message_without_a_key_parks_nothing() -> None:

@@ -23,6 +23,8 @@ class Letter:
     topic: str
     partition: int
     offset: int
+    key: str | None
+    """What is not UTF-8 is shown as ``base64:…``."""
     handler: str | None
     error: str
     reason: str
@@ -35,13 +37,14 @@ class Letter:
     first_failed_at: datetime
     last_failed_at: datetime
     replays: int
+    parked_behind: int | None
+    """The letter that its key waits for."""
 
 
 @dataclass(frozen=True, slots=True)
 class WholeLetter(Letter):
-    """With the message; what is not UTF-8 is shown as ``base64:…``."""
+    """With the message."""
 
-    key: str | None
     value: str | None
     decoded: Any
     """The value's JSON or MessagePack; None where it is neither."""
@@ -49,7 +52,6 @@ class WholeLetter(Letter):
     timestamp: int | None
     """Of the message, in milliseconds since the epoch."""
     trace: str | None
-    parked_behind: int | None
     replacement: str | None
     """A repaired value, which a replay takes instead."""
     edited_at: datetime | None
@@ -76,8 +78,9 @@ class Kind:
 
 def letters(connection: Connection, selection: Selection, limit: int) -> list[Letter]:
     """The latest first."""
-    with Cursor(connection, row_factory=class_row(Letter)) as cursor:
-        return cursor.execute(_LETTERS, {**selection.values(), "limit": limit}).fetchall()
+    with Cursor(connection, row_factory=dict_row) as cursor:
+        found = cursor.execute(_LETTERS, {**selection.values(), "limit": limit}).fetchall()
+    return [Letter(**{**row, "key": readable(row["key"])}) for row in found]
 
 
 def kinds(connection: Connection, selection: Selection, limit: int) -> list[Kind]:
@@ -125,8 +128,8 @@ def _decoded(value: bytes | None) -> Any:
 
 
 _COLUMNS: LiteralString = """
-    l.id, l.topic, l.partition, l."offset", l.handler, l.error, l.reason, l.attempts, l.state,
-    l.fingerprint, l.first_failed_at, l.last_failed_at, l.replays
+    l.id, l.topic, l.partition, l."offset", l.key, l.parked_behind, l.handler, l.error, l.reason,
+    l.attempts, l.state, l.fingerprint, l.first_failed_at, l.last_failed_at, l.replays
 """
 
 _LETTERS: LiteralString = (
@@ -136,7 +139,7 @@ _LETTERS: LiteralString = (
 
 _LETTER: LiteralString = (
     "SELECT " + _COLUMNS + """,
-    l.key, l.value, l.headers, l."timestamp", l.trace, l.parked_behind, l.replacement, l.edited_at,
+    l.value, l.headers, l."timestamp", l.trace, l.replacement, l.edited_at,
     l.requested_by, l.requested_at, l.resolved_by, l.resolved_at
 FROM processor.dead_letters l WHERE l.group_id = %s AND l.id = %s
 """

@@ -61,8 +61,10 @@ class Redrive:
         """Which letters can be replayed now.
 
         :param most_replays: the guard against endless redrives.
+        :raises ConfigurationError: for a number that no letter has.
         """
-        found = self._connection.execute(_CANDIDATES, selection.values())
+        found = self._connection.execute(_CANDIDATES, selection.values()).fetchall()
+        self._require(selection, [row[0] for row in found])
         ready: list[int] = []
         refused: dict[str, list[int]] = {}
         for number, state, replays, is_published in found:
@@ -75,9 +77,11 @@ class Redrive:
 
     def plan_discard(self, selection: Selection) -> Plan:
         """Which letters wait, for whatever it is."""
+        found = self._connection.execute(_STATES, selection.values()).fetchall()
+        self._require(selection, [row[0] for row in found])
         ready: list[int] = []
         refused: dict[str, list[int]] = {}
-        for number, state in self._connection.execute(_STATES, selection.values()):
+        for number, state in found:
             if state in ("replayed", "discarded"):
                 refused.setdefault(f"it is {state} already", []).append(number)
             else:
@@ -127,7 +131,8 @@ class Redrive:
                 self._send(sender, *letter_trigger(source, key, number))
                 sent += 1
             told(sent)
-        self._audit("dead-letter-replay", numbers[:sent], {"letters": sent})
+        if sent:
+            self._audit("dead-letter-replay", numbers[:sent], {"letters": sent})
         self._nudge(sender)
         _finish(sender)
         return sent
@@ -169,6 +174,13 @@ class Redrive:
             (self._group,),
         ).fetchone()
         return bool(found and found[0])
+
+    def _require(self, selection: Selection, found: Sequence[int]) -> None:
+        """:raises ConfigurationError: when a letter that was named is not there."""
+        missing = sorted(set(selection.ids or ()) - set(found))
+        if missing:
+            numbers = ", ".join(map(str, missing))
+            raise ConfigurationError(f"group {self._group} has no dead letter {numbers}")
 
     def _mark(self, numbers: Sequence[int]) -> Iterator[tuple[Partition, bytes | None, int]]:
         with self._connection.transaction():

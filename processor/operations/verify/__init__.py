@@ -44,6 +44,7 @@ from processor.operations.verify.scope import (
     chosen_topics,
     described,
     places_of,
+    replays_of,
     require_partition,
 )
 from processor.pipeline import Pipeline
@@ -66,16 +67,18 @@ def verify(
     """
     began = time.monotonic()
     group = settings.group_id or pipeline.name
-    chosen = chosen_topics(pipeline, scope)
     broker = Broker(settings)
     with session(settings, notify=notify) as connection:
         broker.wait(notify=notify)
-        inputs = described(broker, list(pipeline.routes), pipeline)
+        replays = replays_of(broker, group)
+        names, outputs = [*pipeline.routes, *replays], [*pipeline.outputs, *replays]
+        chosen = chosen_topics(names, scope)
+        inputs = described(broker, names, pipeline)
         require_partition(inputs, chosen, scope)
-        bounds = read_bounds(broker, connection, group, inputs, list(pipeline.routes))
-        bounds.topics |= described(broker, list(pipeline.outputs), pipeline)
+        bounds = read_bounds(broker, connection, group, inputs, names)
+        bounds.topics |= described(broker, outputs, pipeline)
         # Not before the snapshot.
-        ends = broker.log_ends(places_of(bounds.topics, pipeline.outputs))
+        ends = broker.log_ends(places_of(bounds.topics, outputs))
         verification = Verification(settings, group, broker, connection, bounds, scope)
         places = [
             place

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from processor.engine.triggers import replays_topic
 from processor.errors import ConfigurationError
 from processor.operations.broker import Broker, Place, Topic
 from processor.operations.topics import how_to_create
@@ -25,9 +26,14 @@ class Scope:
         return self.start is None and self.end is None
 
 
-def chosen_topics(pipeline: Pipeline, scope: Scope) -> list[str]:
+def replays_of(broker: Broker, group: str) -> list[str]:
+    """The group's topic of replays, if it has one: an input, and an output of drained keys."""
+    topic = replays_topic(group)
+    return [topic] if broker.topics([topic])[topic] is not None else []
+
+
+def chosen_topics(inputs: list[str], scope: Scope) -> list[str]:
     """The input topics that are meant."""
-    inputs = list(pipeline.routes)
     if scope.topic is not None and scope.topic not in inputs:
         raise ConfigurationError(
             f"--topic {scope.topic!r} is no input of this pipeline; its inputs: {', '.join(inputs)}"
