@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import psycopg
@@ -48,6 +48,10 @@ class Part:
     messages: Sequence[Any]
     done: Sequence[Done] = ()
     """Of each of them; empty where handlers have to run."""
+    error: Exception | None = None
+    """With which Postgres has refused it, behind those before it: it need not be asked again."""
+    failures: int = 0
+    """How many groups had failed by then: where one of those before it has, it is asked again."""
 
     def __getitem__(self, at: slice) -> Part:
         return Part(self.messages[at], self.done[at])
@@ -62,6 +66,8 @@ class Failed:
     """Which of its messages is to blame, if that is known."""
     done: Sequence[Done] = ()
     """As of a :class:`Part`."""
+    is_sure: bool = False
+    """Postgres has named the row itself."""
 
 
 class Isolation:
@@ -117,16 +123,20 @@ class Isolation:
         while parts:
             part = parts.pop()
             mark = handled.mark()
-            count, failed = self._try(part, handled, limits)
+            failed: Failed | None
+            if part.error is not None and part.failures == self.failures:
+                count, failed = 0, Failed(part.error, None)
+            else:
+                count, failed = self._try(part, handled, limits)
             if failed is not None:
-                self.failures += 1
+                self.failures += part.error is None
                 handled.back_to(mark)
                 if len(part.messages) > 1:
-                    parts += reversed(_parted(Part(part.messages, failed.done), failed.at))
+                    parts += reversed(_parted(part.messages, failed, self.failures))
                     continue
                 verdict = self._judge(part.messages[0], handled, failed.error)
                 if verdict is Verdict.AGAIN:
-                    parts.append(part)
+                    parts.append(Part(part.messages, part.done))
                     continue
                 count = 1 if verdict is Verdict.DONE else 0
             done += count
@@ -190,7 +200,8 @@ class Isolation:
             if handling and not self._handling.decoding.is_batch(handled.partition):
                 return 0, Failed(error, len(rows))
             known = done if len(done) == len(part.messages) else ()
-            return 0, Failed(error, self._at_fault(error, rows, refused, known), known)
+            at = self._at_fault(error, rows, refused, known)
+            return 0, Failed(error, at, known, is_sure=refused is None)
         store.release()
         return count, None
 
@@ -227,12 +238,15 @@ def _repeat(done: Done, raw: Any, handled: Handled, journal: Journal) -> None:
     step_past(raw, handled)
 
 
-def _parted(part: Part, at: int | None) -> list[Part]:
+def _parted(messages: Sequence[Any], failed: Failed, failures: int) -> list[Part]:
+    part, at = Part(messages, failed.done), failed.at
     if at is None:
-        middle = len(part.messages) // 2
+        middle = len(messages) // 2
         return [part[:middle], part[middle:]]
-    parts = [part[:at], part[at : at + 1], part[at + 1 :]]
-    return [each for each in parts if each.messages]
+    alone = part[at : at + 1]
+    if failed.is_sure:
+        alone = replace(alone, error=failed.error, failures=failures)
+    return [each for each in (part[:at], alone, part[at + 1 :]) if each.messages]
 
 
 def _at_line(error: Exception, rows: Sequence[int]) -> int | None:
