@@ -67,7 +67,7 @@ class Failed:
     done: Sequence[Done] = ()
     """As of a :class:`Part`."""
     is_sure: bool = False
-    """Postgres has named the row itself."""
+    """Postgres has named the row itself, and all that was copied was of one COPY."""
 
 
 class Isolation:
@@ -201,7 +201,7 @@ class Isolation:
                 return 0, Failed(error, len(rows))
             known = done if len(done) == len(part.messages) else ()
             at = self._at_fault(error, rows, refused, known)
-            return 0, Failed(error, at, known, is_sure=refused is None)
+            return 0, Failed(error, at, known, is_sure=refused is None and _is_one_copy(known))
         store.release()
         return count, None
 
@@ -247,6 +247,12 @@ def _parted(messages: Sequence[Any], failed: Failed, failures: int) -> list[Part
     if failed.is_sure:
         alone = replace(alone, error=failed.error, failures=failures)
     return [each for each in (part[:at], alone, part[at + 1 :]) if each.messages]
+
+
+def _is_one_copy(known: Sequence[Done]) -> bool:
+    """Whether the lines of a COPY are the messages' inserts one by one: then none is a guess."""
+    kinds = {(table, tuple(row)) for done in known for table, row, *rest in done.calls if not rest}
+    return len(kinds) == 1
 
 
 def _at_line(error: Exception, rows: Sequence[int]) -> int | None:

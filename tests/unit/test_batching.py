@@ -615,6 +615,34 @@ def test_what_the_database_refuses_is_found_in_few_tries(context: bool) -> None:
     assert bench.isolation.failures <= (6 if context else 24)
 
 
+OTHERS = Table("others", MetaData(), Column("n", Integer))
+
+
+def test_a_line_of_one_of_several_copies_is_a_guess_and_sets_nobody_aside_by_itself() -> None:
+    """The second table's first line is of the thirtieth message."""
+
+    class OfOneTable(Unacceptable):
+        def copy(self, write: CopyWrite) -> None:
+            if write.table is OTHERS:
+                super().copy(write)
+            else:
+                ListSession.copy(self, write)
+
+    pipeline = Pipeline("two-tables", max_dead_letter_ratio=1)
+
+    @pipeline.handler("input")
+    def added(event: Add, tx: Transaction) -> None:
+        tx.insert(TABLE, {"n": event.n})
+        if event.n == 30:
+            tx.insert(OTHERS, {"n": event.n})
+
+    bench = Bench(pipeline)
+    bench.store.session = OfOneTable(30)
+    [handled] = bench.isolation.run([piece([add(n) for n in range(100)])])
+    assert [letter.offset for letter in handled.dead_letters] == [30]
+    assert bench.rows == [n for n in range(100) if n != 30]
+
+
 class Unmergeable(ListSession):
     """Refuses to upsert the rows of some keys, without a word on which."""
 
